@@ -1,0 +1,28 @@
+"""The command `mcp-chat-server`, under a module name that is ours alone.
+
+Clients start us inside projects that may have a `server/` or a `models.py` of their own. This module puts the folder
+it lives in first on the path before it imports anything of ours, so that theirs is never taken for ours.
+"""
+
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Serve over stdio where there are no arguments, else run the command line."""
+    home = str(Path(__file__).resolve().parent)
+    if sys.path[0] != home:
+        sys.path.insert(0, home)
+    if len(sys.argv) == 1:
+        # The way that every client takes: nothing of the command line is imported.
+        from server.transports.stdio import main as serve
+
+        serve()
+    else:
+        from server.command_line.main import main as command_line
+
+        command_line()
+
+
+if __name__ == "__main__":
+    main()

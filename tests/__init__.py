@@ -1,0 +1,1 @@
+"""Tests are sentences, on a real database; they mirror the packages."""
