@@ -1,0 +1,189 @@
+"""The Database: runs units of work, each whole or not at all, whatever becomes of the one who asked for it.
+
+A unit of work is a plain function of a `sqlalchemy.Connection` that touches nothing else, so that it can be run again.
+`await database.write(unit)` hands it to the one writer, which commits all units that wait together as one group; the
+caller's answer comes after the commit. `await database.read(unit)` runs on one of the readers, on one snapshot.
+
+A caller who is cancelled, times out or goes away changes nothing: the unit is finished, and what it has to tell is
+told, by the writer's own task. `close()` finishes what has begun, refuses the rest, and ends the threads.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import Connection
+
+from models.errors import Unavailable
+from models.shapes import HealthDict
+from models.sqlite import Job, Outcome, SqliteConnection, SqliteEngine, choose_library, is_safe_for_wal, refusal
+from models.sqlite_file import Journal, path_from_url, prepare
+from models.tables import SCHEMA_VERSION
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+MAX_GROUP = 256
+"""So many units are committed together at most: more would only make the first of them wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    job: Job
+    committed: Callable[[Any], None] | None
+    answer: "asyncio.Future[Any]"
+
+
+class Database:
+    """One SQLite file, one writer, a few readers; open it with `async with Database(url)`.
+
+    `deadline` is how many seconds a unit may wait and run before it is refused with Unavailable, nothing stored.
+    """
+
+    def __init__(
+        self, url: str, *, readers: int = 2, deadline: float = 20.0, library: ModuleType | None = None
+    ) -> None:
+        self.path: Path = path_from_url(url)
+        self._library = library or choose_library()
+        self._deadline = deadline
+        self._reader_count = readers
+        self._journal: Journal | None = None
+        self._writer: SqliteConnection | None = None
+        self._readers: list[SqliteConnection] = []
+        self._waiting: deque[_Waiting] = deque()
+        self._writing: asyncio.Task[None] | None = None
+        self._open = False
+
+    async def open(self) -> Self:
+        """Check or create the file, bring it to the newest schema, and connect; raises Invalid or Unavailable."""
+        self._journal = await asyncio.to_thread(prepare, self.path, self._library)
+        engine = SqliteEngine(self.path, self._library)
+        keeps_wal = is_safe_for_wal(self._library.sqlite_version_info)
+        try:
+            self._writer = SqliteConnection(engine, writes=True, keeps_wal=keeps_wal)
+            await self._writer.open()
+            for _ in range(self._reader_count):
+                reader = SqliteConnection(engine, writes=False, keeps_wal=keeps_wal)
+                self._readers.append(reader)
+                await reader.open()
+        except self._library.Error as error:
+            await self.close()
+            raise refusal(error) or error from None
+        except BaseException:
+            await self.close()
+            raise
+        self._open = True
+        return self
+
+    async def close(self) -> None:
+        """Finish the units that have begun, refuse those that wait, and disconnect."""
+        self._open = False
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            waiting.answer.set_exception(Unavailable("The server is shutting down, so nothing was stored: try again."))
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+        connections = [*self._readers, *([self._writer] if self._writer else [])]
+        self._readers, self._writer = [], None
+        for connection in connections:
+            await connection.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def write(
+        self, unit: Callable[[Connection], Result], committed: Callable[[Result], None] | None = None
+    ) -> Result:
+        """Run a unit in a write transaction and return its result once it is durable.
+
+        `committed` is called with the result after the commit, before the caller is answered, and also where the caller
+        is no longer there. Raises what the unit raised, or Unavailable; in either case nothing was stored.
+        """
+        if not self._open:
+            raise Unavailable("The database is closed: open it again.")
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(_look_at)
+        self._waiting.append(_Waiting(Job(unit, time.monotonic() + self._deadline), committed, answer))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_groups(), name="database writer")
+        # A cancelled caller leaves; the unit and what it has to tell stay with the writer's task.
+        return await asyncio.shield(answer)
+
+    async def read(self, unit: Callable[[Connection], Result]) -> Result:
+        """Run a unit that only reads, on one snapshot, and return its result."""
+        if not self._open:
+            raise Unavailable("The database is closed: open it again.")
+        reader = min(self._readers, key=_pending)
+        job = Job(unit, time.monotonic() + self._deadline)
+        answer = reader.submit(lambda: reader.run_read(job))
+        answer.add_done_callback(_look_at)
+        result: Result = await asyncio.shield(answer)
+        return result
+
+    async def health(self) -> HealthDict:
+        """Tell how the database is kept; raises Unavailable where it cannot be read."""
+        synchronous = await self.read(lambda connection: connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
+        assert self._journal is not None, "an open database has a journal"  # noqa: S101
+        return {
+            "status": "ok",
+            "engine": "sqlite",
+            "library": self._library.__name__,
+            "library_version": self._library.sqlite_version,
+            "journal_mode": self._journal.mode,
+            "synchronous": {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}[synchronous],
+            "schema_version": SCHEMA_VERSION,
+            "reason": self._journal.reason,
+        }
+
+    async def _write_groups(self) -> None:
+        writer = self._writer
+        assert writer is not None, "an open database has a writer"  # noqa: S101
+        try:
+            while self._waiting:
+                group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP))]
+                jobs = [waiting.job for waiting in group]
+                for waiting, outcome in zip(group, await self._run(writer, jobs), strict=True):
+                    self._answer(waiting, outcome)
+        finally:
+            self._writing = None
+
+    async def _run(self, writer: SqliteConnection, jobs: list[Job]) -> Sequence[Outcome]:
+        try:
+            outcomes: list[Outcome] = await writer.submit(lambda: writer.run_group(jobs))
+        except Exception as error:
+            return [Outcome(error=error)] * len(jobs)
+        return outcomes
+
+    def _answer(self, waiting: _Waiting, outcome: Outcome) -> None:
+        if outcome.error is not None:
+            waiting.answer.set_exception(outcome.error)
+            return
+        if waiting.committed is not None:
+            try:
+                waiting.committed(outcome.result)
+            except Exception as error:
+                # What is stored stays stored: a listener's failure is not the writer's.
+                logger.error("telling what was committed failed: %s", type(error).__name__)
+        waiting.answer.set_result(outcome.result)
+
+
+def _pending(connection: SqliteConnection) -> int:
+    return connection.pending
+
+
+def _look_at(answer: "asyncio.Future[Any]") -> None:
+    # An error whose caller has gone is not reported as never retrieved.
+    if not answer.cancelled():
+        answer.exception()

@@ -1,0 +1,52 @@
+"""Public ids and times: what they look like outside, and how they are made.
+
+Ids are UUIDs of version 7 (RFC 9562), so that they sort by creation; times are RFC 3339 strings in UTC with six digits
+of a second, so that they sort as text.
+"""
+
+import os
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import NewType
+
+UserId = NewType("UserId", str)
+SessionId = NewType("SessionId", str)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def new_id() -> str:
+    """Make a UUID of version 7."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = (milliseconds << 80) | int.from_bytes(os.urandom(10))
+    value = value & ~(0xF << 76) & ~(0x3 << 62) | (0x7 << 76) | (0x2 << 62)
+    return str(uuid.UUID(int=value))
+
+
+def is_id(value: str) -> bool:
+    """Tell whether a text is a UUID in its usual form, 36 characters in lower case."""
+    try:
+        return str(uuid.UUID(value)) == value
+    except (ValueError, AttributeError, TypeError):
+        return False
+
+
+def utc_now() -> str:
+    """Read the clock."""
+    return to_timestamp(datetime.now(UTC))
+
+
+def to_timestamp(moment: datetime) -> str:
+    """Write an aware time as RFC 3339 in UTC: 2026-01-31T12:00:00.000000Z."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def to_microseconds(timestamp: str) -> int:
+    """Count the microseconds since 1970 of an RFC 3339 time."""
+    return (datetime.fromisoformat(timestamp) - _EPOCH) // timedelta(microseconds=1)
+
+
+def from_microseconds(microseconds: int) -> str:
+    """Write microseconds since 1970 as an RFC 3339 time."""
+    return to_timestamp(_EPOCH + timedelta(microseconds=microseconds))

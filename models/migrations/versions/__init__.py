@@ -1,0 +1,1 @@
+"""One file a migration, numbered; the number is the schema version."""

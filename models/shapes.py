@@ -1,0 +1,222 @@
+"""The shapes that leave: plain dicts that are JSON as they stand.
+
+Each key is selected by name (`models.rows.columns`), so what is promised here and what is read cannot drift apart.
+Times are RFC 3339 strings in UTC, durations milliseconds, lengths characters.
+"""
+
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+from models.inputs import Author, Kind, SessionStatus, ToolStatus
+
+
+class UserDict(TypedDict):
+    """A user; `last_seen_at` is when a client last opened the record in their name."""
+
+    id: str
+    username: str
+    email: str | None
+    display_name: str | None
+    created_at: str
+    last_seen_at: str
+
+
+class SessionDict(TypedDict):
+    """A chat session; its timeline is numbered 1 to `last_seq` without gaps."""
+
+    id: str
+    user_id: str
+    title: str | None
+    status: SessionStatus
+    session_data: dict[str, Any] | None
+    client: str | None
+    last_seq: int
+    message_count: int
+    tool_usage_count: int
+    created_at: str
+    last_append_at: str | None
+    source: str | None
+    source_id: str | None
+
+
+class MessageDict(TypedDict):
+    """A message; `id` is made of session and seq, `message_type` is its role."""
+
+    id: str
+    session_id: str
+    user_id: str
+    seq: int
+    kind: Kind
+    message_type: Literal["system", "user", "assistant", "tool"]
+    content: str
+    parts: list[dict[str, Any]] | None
+    message_metadata: dict[str, Any] | None
+    author: Author
+    model: str | None
+    usage: dict[str, Any] | None
+    token_count: int | None
+    replaces_seq: int | None
+    created_at: str
+
+
+class ToolUsageDict(TypedDict):
+    """A tool call and how it ended; `message_seq` is the message that asked for it, where that is known."""
+
+    id: str
+    session_id: str
+    user_id: str
+    seq: int
+    message_seq: int | None
+    tool_call_id: str | None
+    server_name: str | None
+    tool_name: str
+    arguments: dict[str, Any]
+    result: Any
+    status: ToolStatus
+    error: str | None
+    started_at: str | None
+    duration_ms: float | None
+    origin: Author
+    created_at: str
+
+
+class MessagePreviewDict(TypedDict):
+    """The beginning of a message; `content_length` counts the whole."""
+
+    seq: int
+    kind: Kind
+    message_type: str
+    content: str
+    content_length: int
+    parts: str | None
+    parts_length: int | None
+
+
+class ToolUsagePreviewDict(TypedDict):
+    """The beginning of a tool usage, arguments and result as JSON text; the lengths count the whole."""
+
+    seq: int
+    message_seq: int | None
+    tool_call_id: str | None
+    server_name: str | None
+    tool_name: str
+    arguments: str
+    arguments_length: int
+    result: str | None
+    result_length: int | None
+    status: ToolStatus
+    error: str | None
+    error_length: int | None
+    duration_ms: float | None
+
+
+class WindowDict(TypedDict):
+    """Where a window of a session's timeline lies: how many entries are before and after it, and how to read on.
+
+    `before_seq` reads on towards the start and is None where there is nothing more; `after_seq` reads on towards the
+    end, and later what is appended.
+    """
+
+    session: SessionDict
+    older: int
+    newer: int
+    before_seq: int | None
+    after_seq: int
+
+
+class HistoryDict(WindowDict):
+    """A window of a session's timeline, oldest entry first; of the entries, messages alone have a `message_type`."""
+
+    entries: list[MessageDict | ToolUsageDict]
+
+
+class HistoryPreviewDict(WindowDict):
+    """The same window, with the beginning of each text."""
+
+    entries: list[MessagePreviewDict | ToolUsagePreviewDict]
+
+
+class EntryPieceDict(TypedDict):
+    """A piece of one entry's text, to be joined with those before and after it.
+
+    The text is the message's content where that is all there is to it (`text/plain`), else the whole entry as JSON
+    (`application/json`). Offsets and lengths count characters.
+    """
+
+    session_id: str
+    seq: int
+    content_type: Literal["text/plain", "application/json"]
+    content: str
+    content_offset: int
+    content_length: int
+    next_content_offset: int | None
+
+
+class MessagePageDict(TypedDict):
+    """A page of a session's messages, oldest first."""
+
+    messages: list[MessageDict]
+    before_seq: int | None
+    after_seq: int | None
+
+
+class SessionPageDict(TypedDict):
+    """A page of sessions, newest first; `next_cursor` is None on the last page."""
+
+    sessions: list[SessionDict]
+    next_cursor: str | None
+
+
+class ActiveSessionDict(TypedDict):
+    """The active session with the newest append, and how many other active ones there are."""
+
+    session: SessionDict | None
+    other_active: int
+
+
+class ToolUsagePageDict(TypedDict):
+    """A page of tool usage, newest first; `next_cursor` is None on the last page."""
+
+    tool_usages: list[ToolUsageDict]
+    next_cursor: str | None
+
+
+class ToolTotalDict(TypedDict):
+    """How often a tool was called, how often in vain, and how long it took altogether."""
+
+    tool_name: str
+    calls: int
+    errors: int
+    total_duration_ms: float
+
+
+class ToolSummaryDict(TypedDict):
+    """Totals of tool usage, most used tool first; `left_out` counts the tools that did not fit."""
+
+    calls: int
+    errors: int
+    tools: list[ToolTotalDict]
+    left_out: int
+
+
+class DeletedDict(TypedDict):
+    """A receipt: what was deleted, and how much went with it."""
+
+    deleted: str
+    sessions: int
+    messages: int
+    tool_usages: int
+
+
+class HealthDict(TypedDict):
+    """How the database is kept; `reason` says why it is not kept the usual way, where that is so."""
+
+    status: Literal["ok"]
+    engine: str
+    library: str
+    library_version: str
+    journal_mode: str
+    synchronous: str
+    schema_version: int
+    reason: str | None

@@ -1,0 +1,286 @@
+"""SQLite: which library, which file, and one connection on its own thread.
+
+This is the one file that knows aiosqlite from inside. aiosqlite holds the connection and its thread; a synchronous
+SQLAlchemy connection over the same connection runs a whole unit of work there in one hop.
+
+Rules and where they come from:
+
+- Several connections that write one WAL file can corrupt it on SQLite 3.7.0 to 3.51.2 (sqlite.org/wal.html, "The
+  WAL-reset bug"; fixed in 3.51.3 and 3.50.7). Where the standard library has such a version, `pysqlite3` is used; where
+  that is not at hand either, the file is kept with a rollback journal.
+- `synchronous=FULL`: with NORMAL a power loss may take acknowledged commits.
+- A writer never waits in SQLite's busy handler, which starves some processes: it tries again by itself, after a short
+  random time.
+"""
+
+import asyncio
+import importlib
+import logging
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import aiosqlite
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from models.errors import Unavailable
+from models.tables import SCHEMA_VERSION
+
+logger = logging.getLogger(__name__)
+
+Unit = Callable[[Connection], Any]
+
+READER_BUSY_MILLISECONDS = 5_000
+_COMMIT_SECONDS = 10.0
+_PROGRESS_STEPS = 10_000
+
+# Primary result codes (sqlite.org/rescode.html): the low byte of an extended code.
+_BUSY, _LOCKED, _READONLY, _INTERRUPT, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 9, 10, 11, 13, 14, 26
+_REFUSALS = {
+    _BUSY: "Another program keeps the database locked, so nothing was stored: try again in a moment.",
+    _LOCKED: "Another program keeps the database locked, so nothing was stored: try again in a moment.",
+    _READONLY: "The database is read-only here, so nothing was stored: make the file and its folder writable.",
+    _INTERRUPT: "The database took too long, so nothing was stored: try again, with less in one call.",
+    _IOERR: "The disk reported an error, so nothing was stored: check the disk and its free space, then try again.",
+    _CORRUPT: "The database file is damaged and was left as it is: restore a backup, or move the file away.",
+    _FULL: "The disk is full, so nothing was stored: free some space, then try again.",
+    _CANTOPEN: "The database file cannot be opened: check that its folder exists and may be written to.",
+    _NOTADB: "The file is not a database and was left as it is: name another file in MCP_CHAT_DATABASE_URL.",
+}
+
+
+def is_safe_for_wal(version: tuple[int, int, int]) -> bool:
+    """Tell whether an SQLite version is free of the WAL-reset bug."""
+    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51, 0)
+
+
+def choose_library() -> ModuleType:
+    """Return the module to use: the standard library's where it is safe for WAL, else pysqlite3 where that is safe."""
+    if is_safe_for_wal(sqlite3.sqlite_version_info):
+        return sqlite3
+    try:
+        other = importlib.import_module("pysqlite3")
+    except ImportError:
+        return sqlite3
+    return other if is_safe_for_wal(other.sqlite_version_info) else sqlite3
+
+
+def primary_code(error: BaseException) -> int | None:
+    """Return SQLite's primary result code of a driver's error, also of one that SQLAlchemy has wrapped."""
+    if isinstance(error, DBAPIError):
+        error = error.orig or error
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else int(code) & 0xFF
+
+
+def refusal(error: BaseException) -> Unavailable | None:
+    """Return what to tell of a driver's error, or None where it is none of the environment's making."""
+    sentence = _REFUSALS.get(primary_code(error) or 0)
+    return None if sentence is None else Unavailable(sentence)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a unit: its result, or the error that it or the database ended with."""
+
+    result: Any = None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A unit to run, and the moment (monotonic seconds) after which it is refused."""
+
+    unit: Unit
+    deadline: float
+
+
+class SqliteEngine:
+    """The SQLAlchemy engine that all connections to one file share, with its dialect and its compiled statements."""
+
+    def __init__(self, path: Path, library: ModuleType) -> None:
+        self.path = path
+        self.library = library
+        self._handed_over = threading.local()
+        self._engine: Engine = create_engine(
+            "sqlite://", module=library, creator=lambda: self._handed_over.raw, poolclass=NullPool, hide_parameters=True
+        )
+
+    def open_raw(self, busy_milliseconds: int) -> Any:
+        """Open a driver's connection with the settings that every connection has."""
+        raw = self.library.connect(str(self.path), isolation_level=None, cached_statements=256)
+        try:
+            raw.execute(f"PRAGMA busy_timeout={busy_milliseconds:d}")
+            raw.execute("PRAGMA synchronous=FULL")
+            raw.execute("PRAGMA foreign_keys=ON")
+            raw.execute("PRAGMA secure_delete=ON")
+        except BaseException:
+            raw.close()
+            raise
+        return raw
+
+    def over(self, raw: Any) -> Connection:
+        """Return an SQLAlchemy connection over a driver's connection of this thread."""
+        self._handed_over.raw = raw
+        return self._engine.connect()
+
+
+class SqliteConnection:
+    """One connection on aiosqlite's thread; units of work run there whole, in the order in which they are submitted."""
+
+    def __init__(self, engine: SqliteEngine, *, writes: bool, keeps_wal: bool) -> None:
+        self._engine = engine
+        self._writes = writes
+        self._keeps_wal = keeps_wal
+        self._connection: Connection | None = None
+        self._raw: Any = None
+        self._deadline: float | None = None
+        self._closing = threading.Event()
+        self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._thread: Any = aiosqlite.Connection(self._connect, 64)
+        self.pending = 0
+
+    async def open(self) -> None:
+        """Start the thread and connect; raises the driver's error."""
+        # Awaited once, by the Database alone: a caller's cancellation does not reach this.
+        self._thread._thread.daemon = True
+        await self._thread
+
+    def submit(self, work: Callable[[], Any]) -> "asyncio.Future[Any]":
+        """Queue a function for the thread; the future that comes back is never to be cancelled."""
+        future = asyncio.get_running_loop().create_future()
+        self.pending += 1
+        future.add_done_callback(self._count_down)
+        self._thread._tx.put_nowait((future, work))
+        return future
+
+    async def close(self) -> None:
+        """Let the thread finish what has begun, disconnect on it, and end it."""
+        self._closing.set()
+        if self._thread._connection is not None:
+            await self.submit(self._disconnect)
+            await self._thread.close()
+
+    # What follows runs on the thread.
+
+    def run_group(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Run units in one transaction and commit them together; each outcome is that unit's own."""
+        try:
+            self._begin("IMMEDIATE", max(job.deadline for job in jobs))
+        except Exception as error:
+            return [Outcome(error=refusal(error) or error) for _ in jobs]
+        outcomes: list[Outcome] = []
+        alone = len(jobs) == 1
+        for job in jobs:
+            outcomes.append(self._run_guarded(job, savepoint=not alone))
+            if not self._raw.in_transaction:
+                # SQLite itself rolled everything back (full, input/output error, interrupt).
+                if alone:
+                    return outcomes
+                return [outcome for each in jobs for outcome in self.run_group([each])]
+        if all(outcome.error is not None for outcome in outcomes):
+            self._rollback()
+            return outcomes
+        try:
+            self._commit()
+        except Exception as error:
+            self._rollback()
+            failed = refusal(error) or error
+            return [outcome if outcome.error else Outcome(error=failed) for outcome in outcomes]
+        return outcomes
+
+    def run_read(self, job: Job) -> Any:
+        """Run a unit that only reads, on one snapshot."""
+        try:
+            self._begin("DEFERRED", job.deadline)
+            self._deadline = job.deadline
+            return job.unit(self._connected)
+        except Exception as error:
+            raise refusal(error) or error from None
+        finally:
+            self._deadline = None
+            self._rollback()
+
+    def _run_guarded(self, job: Job, *, savepoint: bool) -> Outcome:
+        if time.monotonic() > job.deadline:
+            return Outcome(error=Unavailable(_REFUSALS[_BUSY]))
+        if savepoint:
+            self._raw.execute("SAVEPOINT unit")
+        self._deadline = job.deadline
+        try:
+            result = job.unit(self._connected)
+            # Past the last statement nothing may interrupt: the release and the commit decide for the whole group.
+            self._deadline = None
+            if savepoint:
+                self._raw.execute("RELEASE unit")
+        except Exception as error:
+            self._deadline = None
+            if self._raw.in_transaction and savepoint:
+                self._raw.execute("ROLLBACK TO unit")
+                self._raw.execute("RELEASE unit")
+            return Outcome(error=refusal(error) or error)
+        return Outcome(result=result)
+
+    @property
+    def _connected(self) -> Connection:
+        assert self._connection is not None, "the connection is opened before units run"  # noqa: S101
+        return self._connection
+
+    def _connect(self) -> Any:
+        self._raw = self._engine.open_raw(0 if self._writes else READER_BUSY_MILLISECONDS)
+        self._raw.set_progress_handler(self._past_deadline, _PROGRESS_STEPS)
+        self._connection = self._engine.over(self._raw)
+        return self._raw
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.detach()
+            self._connection = None
+
+    def _past_deadline(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def _begin(self, mode: str, deadline: float) -> None:
+        self._retry_while_busy(f"BEGIN {mode}", deadline)
+        try:
+            (version,) = self._raw.execute("PRAGMA user_version").fetchone()
+            if version != SCHEMA_VERSION:
+                raise Unavailable("A newer version has upgraded the database under this server: restart the client.")
+            if not self._keeps_wal and self._raw.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+                raise Unavailable("The database was switched to WAL, which this SQLite cannot keep safe: restart.")
+        except BaseException:
+            self._rollback()
+            raise
+
+    def _commit(self) -> None:
+        # In DELETE mode a reader can hold a commit up: the transaction stays, and only the commit is tried again.
+        self._retry_while_busy("COMMIT", time.monotonic() + _COMMIT_SECONDS)
+
+    def _rollback(self) -> None:
+        if self._raw.in_transaction:
+            try:
+                self._raw.execute("ROLLBACK")
+            except self._engine.library.Error as error:
+                logger.warning("rollback failed with SQLite code %s", primary_code(error))
+
+    def _retry_while_busy(self, statement: str, deadline: float) -> None:
+        while True:
+            try:
+                self._raw.execute(statement)
+            except self._engine.library.OperationalError as error:
+                if primary_code(error) != _BUSY or time.monotonic() > deadline or self._closing.is_set():
+                    raise
+                self._closing.wait(self._random.uniform(0.000_2, 0.004))
+            else:
+                return
+
+    def _count_down(self, future: "asyncio.Future[Any]") -> None:
+        self.pending -= 1

@@ -1,0 +1,225 @@
+"""The schema: what is remembered, and under which names.
+
+Rows inside refer to each other by integer keys; outside, sessions and users have a UUID in 16 bytes, and an entry is
+named by its session and seq. An integer key of its own keeps the rows of a group commit together at the end of the
+table: packing (session, seq) into the key, or a table without rowid, halved the rate of grouped appends
+(docs/decisions).
+"""
+
+import json
+import uuid
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+from models.ids import from_microseconds, to_microseconds
+from models.text import to_json
+
+SCHEMA_VERSION = 1
+"""The number of the newest migration; in an SQLite file it stands in `PRAGMA user_version`."""
+
+APPLICATION_ID = 0x4D435043
+"""`PRAGMA application_id` of our SQLite files: "MCPC"."""
+
+
+class PublicId(TypeDecorator[str]):
+    """A UUID in 16 bytes, text in its usual form outside."""
+
+    impl = LargeBinary(16)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:
+        """Pack the text."""
+        return None if value is None else uuid.UUID(value).bytes
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> str | None:
+        """Write the text."""
+        return None if value is None else str(uuid.UUID(bytes=value))
+
+
+class Timestamp(TypeDecorator[str]):
+    """Microseconds since 1970, an RFC 3339 string outside."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> int | None:
+        """Count the microseconds."""
+        return None if value is None else to_microseconds(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> str | None:
+        """Write the text."""
+        return None if value is None else from_microseconds(value)
+
+
+class Json(TypeDecorator[Any]):
+    """A JSON value as text, so that it comes back as it was given.
+
+    A column declared JSON has numeric affinity in SQLite: the value 12345678901234567890 would come back as a float.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """Write the text; None is NULL."""
+        return None if value is None else to_json(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """Read the text."""
+        return None if value is None else json.loads(value)
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+
+def _key() -> Column[int]:
+    # SQLite gives an integer primary key only to the type INTEGER by that name.
+    return Column("key", BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+
+
+def _one_of(column: str, *values: str) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(value) for value in values)})", name=column)
+
+
+users = Table(
+    "users",
+    metadata,
+    _key(),
+    Column("id", PublicId, nullable=False, unique=True),
+    Column("username", Text, nullable=False, unique=True),
+    Column("issuer", Text),
+    Column("subject", Text),
+    Column("email", Text),
+    Column("display_name", Text),
+    Column("created_at", Timestamp, nullable=False),
+    Column("last_seen_at", Timestamp, nullable=False),
+    UniqueConstraint("issuer", "subject"),
+)
+
+chat_sessions = Table(
+    "chat_sessions",
+    metadata,
+    _key(),
+    Column("id", PublicId, nullable=False, unique=True),
+    Column("user_key", ForeignKey("users.key", ondelete="CASCADE"), nullable=False),
+    Column("title", Text),
+    Column("status", Text, nullable=False),
+    Column("client", Text),
+    Column("last_seq", BigInteger, nullable=False, server_default=text("0")),
+    Column("message_count", BigInteger, nullable=False, server_default=text("0")),
+    Column("tool_usage_count", BigInteger, nullable=False, server_default=text("0")),
+    Column("created_at", Timestamp, nullable=False),
+    Column("last_append_at", Timestamp),
+    Column("forked_from_key", ForeignKey("chat_sessions.key"), index=True),
+    Column("forked_from_seq", BigInteger),
+    Column("source", Text),
+    Column("source_id", Text),
+    Column("idempotency_key", Text),
+    Column("digest", LargeBinary(16)),
+    Column("session_data", Json),
+    UniqueConstraint("user_key", "source", "source_id"),
+    UniqueConstraint("user_key", "idempotency_key"),
+    Index(None, "user_key", "status"),
+    _one_of("status", "active", "archived"),
+)
+
+# What may be long stands last in a row, so that the short columns are read without it.
+messages = Table(
+    "messages",
+    metadata,
+    _key(),
+    Column("session_key", ForeignKey("chat_sessions.key", ondelete="CASCADE"), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("model", Text),
+    Column("usage", Json),
+    Column("token_count", BigInteger),
+    Column("replaces_seq", BigInteger),
+    Column("idempotency_key", Text),
+    Column("digest", LargeBinary(16)),
+    Column("created_at", Timestamp, nullable=False),
+    Column("message_metadata", Json),
+    Column("parts", Json),
+    Column("content", Text, nullable=False),
+    UniqueConstraint("session_key", "seq"),
+    _one_of("kind", "message", "summary", "pin", "replacement"),
+    _one_of("role", "system", "user", "assistant", "tool"),
+    _one_of("author", "user", "agent", "import", "proxy"),
+)
+
+tool_usages = Table(
+    "tool_usages",
+    metadata,
+    _key(),
+    Column("session_key", ForeignKey("chat_sessions.key", ondelete="CASCADE"), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("message_seq", BigInteger),
+    Column("tool_call_id", Text),
+    Column("server_name", Text),
+    Column("tool_name", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("started_at", Timestamp),
+    Column("duration_ms", Float),
+    Column("origin", Text, nullable=False),
+    Column("idempotency_key", Text),
+    Column("digest", LargeBinary(16)),
+    Column("created_at", Timestamp, nullable=False),
+    Column("error", Text),
+    Column("arguments", Json, nullable=False),
+    Column("result", Json),
+    UniqueConstraint("session_key", "seq"),
+    _one_of("status", "success", "error", "cancelled", "unknown"),
+    _one_of("origin", "user", "agent", "import", "proxy"),
+)
+
+tool_call_references = Table(
+    "tool_call_references",
+    metadata,
+    # Which message asked for a call, so that call record and message find each other whichever comes second. Provider
+    # ids may repeat within a session, hence the seq in the key.
+    Column("session_key", ForeignKey("chat_sessions.key", ondelete="CASCADE"), primary_key=True),
+    Column("tool_call_id", Text, primary_key=True),
+    Column("message_seq", BigInteger, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+# Partial indexes: an entry without a key costs nothing.
+for _entries in (messages, tool_usages):
+    _given = _entries.c.idempotency_key.is_not(None)
+    Index(
+        None,
+        _entries.c.session_key,
+        _entries.c.idempotency_key,
+        unique=True,
+        sqlite_where=_given,
+        postgresql_where=_given,
+    )
+_named = tool_usages.c.tool_call_id.is_not(None)
+Index(None, tool_usages.c.session_key, tool_usages.c.tool_call_id, sqlite_where=_named, postgresql_where=_named)
