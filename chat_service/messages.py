@@ -1,0 +1,202 @@
+"""Messages: appended to a session's timeline, and read back in pages."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, String, bindparam, cast, insert, select, update
+
+from chat_service.paging import check_limit
+from chat_service.sessions import ACTING_USER, OWNED, check_ids, digest_of, get_key
+from chat_service.timeline import Keyed, claim, find_replay
+from chat_service.work import Work
+from models.errors import Invalid
+from models.ids import SessionId, UserId
+from models.inputs import NewMessage, ToolCallPart
+from models.rows import all_rows, columns
+from models.shapes import MessageDict, MessagePageDict
+from models.tables import PublicId, chat_sessions, messages, tool_call_references, tool_usages
+
+SESSION = bindparam("session_id", type_=PublicId)
+
+MESSAGE_COLUMNS = columns(
+    MessageDict,
+    messages,
+    id=bindparam("id_prefix", type_=String) + cast(messages.c.seq, String),
+    session_id=SESSION,
+    user_id=ACTING_USER,
+    message_type=messages.c.role,
+)
+_BY_SEQ = (
+    select(*MESSAGE_COLUMNS)
+    .join(chat_sessions, chat_sessions.c.key == messages.c.session_key)
+    .where(OWNED, messages.c.seq.in_(bindparam("seqs", expanding=True)))
+)
+_EXISTS = select(messages.c.key).where(
+    messages.c.session_key == bindparam("session_key"), messages.c.seq == bindparam("seq")
+)
+_PAGE = (
+    select(*MESSAGE_COLUMNS)
+    .where(messages.c.session_key == bindparam("session_key"))
+    .limit(bindparam("page_size", type_=messages.c.seq.type))
+)
+_PAGE_BEFORE = _PAGE.where(messages.c.seq < bindparam("edge")).order_by(messages.c.seq.desc())
+_PAGE_AFTER = _PAGE.where(messages.c.seq > bindparam("edge")).order_by(messages.c.seq)
+_INSERT = insert(messages)
+_INSERT_REFERENCE = insert(tool_call_references)
+_JOIN_USAGES = (
+    update(tool_usages)
+    .where(
+        tool_usages.c.session_key == bindparam("of_session"),
+        tool_usages.c.tool_call_id == bindparam("of_call"),
+        tool_usages.c.message_seq.is_(None),
+    )
+    .values(message_seq=bindparam("asked_by"))
+)
+
+END = 2**53
+"""Past every seq."""
+
+
+def entry_id(session_id: SessionId, seq: int) -> str:
+    """Return the public id of an entry, which is made of its session and seq."""
+    return f"{session_id}:{seq}"
+
+
+def entry_parameters(user_id: UserId, session_id: SessionId) -> dict[str, str]:
+    """Return the parameters that columns of entries need; raises Invalid where an id cannot be one."""
+    return check_ids(user_id, session_id) | {"id_prefix": f"{session_id}:"}
+
+
+def add(
+    work: Work,
+    user_id: UserId,
+    session_id: SessionId,
+    new_messages: Sequence[NewMessage],
+    expected_seq: int | None = None,
+) -> list[MessageDict]:
+    """Append messages in this order, all or none, and return them; the replay of a batch returns the first result.
+
+    Raises NotFound, Invalid (a key twice, a `replaces_seq` that is no message) and Conflict (an archived session, a
+    stale `expected_seq`, a key used before for something else, a batch of which only a part is a replay).
+    """
+    keyed = [Keyed(message.idempotency_key, _digest(message)) for message in new_messages]
+    _check_keys(keyed)
+    seqs = find_replay(work.connection, user_id, session_id, "message", keyed)
+    if seqs is not None:
+        parameters = entry_parameters(user_id, session_id) | {"seqs": seqs}
+        stored = {message["seq"]: message for message in all_rows(work.connection, MessageDict, _BY_SEQ, parameters)}
+        return [stored[seq] for seq in seqs]
+    session_key, first_seq = claim(work, user_id, session_id, new_messages=len(new_messages), expected_seq=expected_seq)
+    rows: list[dict[str, Any]] = []
+    for seq, (message, key) in enumerate(zip(new_messages, keyed, strict=True), start=first_seq):
+        if message.replaces_seq is not None and not is_message(work.connection, session_key, message.replaces_seq, seq):
+            raise Invalid("replaces_seq is not the seq of an earlier message of this session.")
+        rows.append(_row(message, key.digest, session_key, seq, work.now))
+    work.connection.execute(_INSERT, rows)
+    for row, message in zip(rows, new_messages, strict=True):
+        if message.parts:
+            _join_tool_usages(work.connection, session_key, row["seq"], message)
+    return [_shape(row, user_id, session_id) for row in rows]
+
+
+def get_page(
+    connection: Connection,
+    user_id: UserId,
+    session_id: SessionId,
+    limit: int = 50,
+    before_seq: int | None = None,
+    after_seq: int | None = None,
+) -> MessagePageDict:
+    """Return the last messages before `before_seq`, or the first after `after_seq`, oldest first.
+
+    The page's `before_seq` and `after_seq` read on; the one that leads nowhere now is None.
+    """
+    check_limit(limit)
+    check_one_edge(before_seq, after_seq)
+    parameters: dict[str, Any] = entry_parameters(user_id, session_id)
+    parameters |= {"session_key": get_key(connection, user_id, session_id), "page_size": limit + 1}
+    forward = after_seq is not None
+    parameters["edge"] = after_seq if forward else before_seq or END
+    found = all_rows(connection, MessageDict, _PAGE_AFTER if forward else _PAGE_BEFORE, parameters)
+    more = len(found) > limit
+    page = found[:limit] if forward else found[:limit][::-1]
+    first, last = (page[0]["seq"], page[-1]["seq"]) if page else (None, None)
+    return {
+        "messages": page,
+        "before_seq": first if more or forward else None,
+        "after_seq": last if more or not forward else None,
+    }
+
+
+def is_message(connection: Connection, session_key: int, seq: int, before: int) -> bool:
+    """Tell whether there is a message of this seq in the session, earlier than `before`."""
+    found = connection.execute(_EXISTS, {"session_key": session_key, "seq": seq}).first()
+    return seq < before and found is not None
+
+
+def check_one_edge(before_seq: int | None, after_seq: int | None) -> None:
+    """Raise Invalid where both edges of a window are given, or one of them is negative."""
+    if before_seq is not None and after_seq is not None:
+        raise Invalid("before_seq and after_seq exclude each other: give one of them.")
+    if (before_seq is not None and before_seq < 1) or (after_seq is not None and after_seq < 0):
+        raise Invalid("before_seq must be 1 or more, after_seq 0 or more.")
+
+
+def _digest(message: NewMessage) -> bytes | None:
+    return None if message.idempotency_key is None else digest_of(message)
+
+
+def _check_keys(keyed: Sequence[Keyed]) -> None:
+    keys = [key.idempotency_key for key in keyed if key.idempotency_key is not None]
+    if len(set(keys)) < len(keys):
+        raise Invalid("idempotency_key stands twice in this batch: each message needs its own.")
+    if keys and len(keys) < len(keyed):
+        raise Invalid("idempotency_key is missing on some messages: give it on all of a batch or on none.")
+
+
+def _row(message: NewMessage, digest: bytes | None, session_key: int, seq: int, now: str) -> dict[str, Any]:
+    return {
+        "session_key": session_key,
+        "seq": seq,
+        "kind": message.kind,
+        "role": message.role,
+        "content": message.content,
+        "parts": [part.model_dump(exclude_none=True) for part in message.parts] if message.parts else None,
+        "message_metadata": message.message_metadata,
+        "author": message.author,
+        "model": message.model,
+        "usage": message.usage.model_dump(exclude_none=True) if message.usage else None,
+        "token_count": message.token_count,
+        "replaces_seq": message.replaces_seq,
+        "idempotency_key": message.idempotency_key,
+        "digest": digest,
+        "created_at": now,
+    }
+
+
+def _shape(row: dict[str, Any], user_id: UserId, session_id: SessionId) -> MessageDict:
+    return {
+        "id": entry_id(session_id, row["seq"]),
+        "session_id": session_id,
+        "user_id": user_id,
+        "seq": row["seq"],
+        "kind": row["kind"],
+        "message_type": row["role"],
+        "content": row["content"],
+        "parts": row["parts"],
+        "message_metadata": row["message_metadata"],
+        "author": row["author"],
+        "model": row["model"],
+        "usage": row["usage"],
+        "token_count": row["token_count"],
+        "replaces_seq": row["replaces_seq"],
+        "created_at": row["created_at"],
+    }
+
+
+def _join_tool_usages(connection: Connection, session_key: int, seq: int, message: NewMessage) -> None:
+    calls = dict.fromkeys(part.id for part in message.parts or () if isinstance(part, ToolCallPart))
+    for call in calls:
+        reference = {"session_key": session_key, "tool_call_id": call, "message_seq": seq}
+        connection.execute(_INSERT_REFERENCE, reference)
+        connection.execute(_JOIN_USAGES, {"of_session": session_key, "of_call": call, "asked_by": seq})

@@ -1,0 +1,39 @@
+"""Cursors of lists: opaque, bound to the list they came from, and made of keys that never change."""
+
+import base64
+import binascii
+import hashlib
+
+from chat_service.limits import MAX_PAGE
+from models.errors import Invalid
+
+
+def check_limit(limit: int) -> int:
+    """Return the limit; raises Invalid where it is not 1 to 500."""
+    if not 1 <= limit <= MAX_PAGE:
+        raise Invalid(f"limit must be between 1 and {MAX_PAGE}.")
+    return limit
+
+
+def make_cursor(key: int, *of: object) -> str:
+    """Return a cursor to what follows this key in the list that is described by the other arguments."""
+    body = key.to_bytes(8)
+    return base64.urlsafe_b64encode(body + _seal(body, of)).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None, *of: object) -> int | None:
+    """Return the key that a cursor holds; raises Invalid where it was not made for this list."""
+    if cursor is None:
+        return None
+    try:
+        data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    body, seal = data[:8], data[8:]
+    if len(body) < 8 or seal != _seal(body, of):
+        raise Invalid("cursor is not one that this list gave: pass next_cursor unchanged, with the same filters.")
+    return int.from_bytes(body)
+
+
+def _seal(body: bytes, of: tuple[object, ...]) -> bytes:
+    return hashlib.blake2b(body + repr(of).encode(errors="replace"), digest_size=8).digest()

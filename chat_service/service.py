@@ -1,0 +1,247 @@
+"""ChatService, the boundary: each method opens one unit of work, and returns plain dicts once it is done.
+
+A dict is JSON as it stands and needs no database any more. Every method on somebody's data takes the acting user first,
+and answers for a foreign id exactly as for one that does not exist. What a method may raise is in `models.errors`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection
+
+from chat_service import history, messages, sessions, tool_usage, users
+from chat_service.events import Event, Events
+from chat_service.limits import Limits
+from chat_service.work import Work
+from models.database import Database
+from models.ids import SessionId, UserId, utc_now
+from models.inputs import (
+    NewMessage,
+    NewSession,
+    NewToolUsage,
+    NewUser,
+    SessionChanges,
+    SessionStatus,
+    ToolStatus,
+    UserChanges,
+)
+from models.shapes import (
+    ActiveSessionDict,
+    DeletedDict,
+    EntryPieceDict,
+    HealthDict,
+    HistoryDict,
+    HistoryPreviewDict,
+    MessageDict,
+    MessagePageDict,
+    SessionDict,
+    SessionPageDict,
+    ToolSummaryDict,
+    ToolUsageDict,
+    ToolUsagePageDict,
+    UserDict,
+)
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+class ChatService:
+    """Keeps users, chat sessions, messages and tool usage in one database.
+
+    `clock` returns the time to write, as an RFC 3339 string in UTC; `events` tells what happened, after each commit.
+    """
+
+    def __init__(self, database: Database, *, limits: Limits | None = None, clock: Callable[[], str] = utc_now) -> None:
+        self._database = database
+        self._limits = limits or Limits()
+        self._clock = clock
+        self.events = Events()
+
+    # Users
+
+    async def get_or_create_user(self, new_user: NewUser) -> UserDict:
+        """Return the user of this name or token, created where there is none, and note that they were seen."""
+        return await self._write(users.get_or_create, new_user)
+
+    async def get_user(self, user_id: UserId) -> UserDict:
+        """Return the acting user."""
+        return await self._read(users.get, user_id)
+
+    async def update_user(self, user_id: UserId, changes: UserChanges) -> UserDict:
+        """Change what is given of the acting user and return them."""
+        return await self._write(users.update_user, user_id, changes)
+
+    async def delete_user(self, user_id: UserId) -> DeletedDict:
+        """Delete the acting user with all their sessions, and return the receipt."""
+        return await self._write(users.delete_user, user_id)
+
+    # Sessions
+
+    async def create_chat_session(self, user_id: UserId, new_session: NewSession) -> SessionDict:
+        """Create a chat session and return it; a replay of an idempotency key returns the first one."""
+        self._limits.check_metadata("metadata", new_session.session_data)
+        return await self._write(sessions.create, user_id, new_session)
+
+    async def get_session(self, user_id: UserId, session_id: SessionId) -> SessionDict:
+        """Return the session."""
+        return await self._read(sessions.get_session, user_id, session_id)
+
+    async def get_active_session(
+        self, user_id: UserId, client: str | None = None, workspace: str | None = None
+    ) -> ActiveSessionDict:
+        """Return the active session with the newest append, if there is one, and how many others are active."""
+        return await self._read(sessions.get_active, user_id, client, workspace)
+
+    async def get_user_sessions(
+        self,
+        user_id: UserId,
+        query: str | None = None,
+        status: SessionStatus | None = None,
+        limit: int = 20,
+        cursor: str | None = None,
+    ) -> SessionPageDict:
+        """Return a page of the user's sessions, the last created first; `query` is part of a title."""
+        return await self._read(sessions.list_sessions, user_id, query, status, limit, cursor)
+
+    async def update_session(self, user_id: UserId, session_id: SessionId, changes: SessionChanges) -> SessionDict:
+        """Change what is given of the session and return it."""
+        self._limits.check_metadata("metadata", changes.session_data)
+        return await self._write(sessions.update_session, user_id, session_id, changes)
+
+    async def delete_session(self, user_id: UserId, session_id: SessionId) -> DeletedDict:
+        """Delete the session with all its entries, and return the receipt."""
+        return await self._write(sessions.delete_session, user_id, session_id)
+
+    # Messages
+
+    async def add_message(
+        self, user_id: UserId, session_id: SessionId, message: NewMessage, expected_seq: int | None = None
+    ) -> MessageDict:
+        """Append a message to a session and return it."""
+        return (await self.add_messages(user_id, session_id, [message], expected_seq))[0]
+
+    async def add_messages(
+        self,
+        user_id: UserId,
+        session_id: SessionId,
+        new_messages: Sequence[NewMessage],
+        expected_seq: int | None = None,
+    ) -> list[MessageDict]:
+        """Append 1 to 500 messages in one transaction, all or none, and return them.
+
+        `expected_seq` makes it conditional: Conflict unless the session's last seq is that one.
+        """
+        self._limits.check_messages(new_messages)
+        return await self._write(messages.add, user_id, session_id, new_messages, expected_seq)
+
+    async def get_session_messages(
+        self,
+        user_id: UserId,
+        session_id: SessionId,
+        limit: int = 50,
+        before_seq: int | None = None,
+        after_seq: int | None = None,
+    ) -> MessagePageDict:
+        """Return a page of messages without tool usage, oldest first: the last before, or the first after, a seq."""
+        return await self._read(messages.get_page, user_id, session_id, limit, before_seq, after_seq)
+
+    # Tool usage
+
+    async def add_tool_usage(
+        self, user_id: UserId, session_id: SessionId, usage: NewToolUsage, expected_seq: int | None = None
+    ) -> ToolUsageDict:
+        """Append a tool call that has ended to a session and return its record."""
+        self._limits.check_tool_usage(usage)
+        return await self._write(tool_usage.add, user_id, session_id, usage, expected_seq)
+
+    async def get_session_tool_usage(
+        self,
+        user_id: UserId,
+        session_id: SessionId | None = None,
+        tool_name: str | None = None,
+        status: ToolStatus | None = None,
+        limit: int = 20,
+        cursor: str | None = None,
+    ) -> ToolUsagePageDict:
+        """Return a page of tool usage, newest first: of one session, or of all the user's."""
+        return await self._read(tool_usage.list_tool_usage, user_id, session_id, tool_name, status, limit, cursor)
+
+    async def summarize_tool_usage(
+        self,
+        user_id: UserId,
+        session_id: SessionId | None = None,
+        tool_name: str | None = None,
+        status: ToolStatus | None = None,
+    ) -> ToolSummaryDict:
+        """Return totals by tool: of one session, or of all the user's."""
+        return await self._read(tool_usage.summarize, user_id, session_id, tool_name, status)
+
+    # History
+
+    async def get_session_history(
+        self,
+        user_id: UserId,
+        session_id: SessionId,
+        limit: int = 50,
+        before_seq: int | None = None,
+        after_seq: int | None = None,
+    ) -> HistoryDict:
+        """Return messages and tool usage in order: the last before, or the first after, a seq; by default the last."""
+        return await self._read(history.get_history, user_id, session_id, limit, before_seq, after_seq)
+
+    async def get_session_preview(
+        self,
+        user_id: UserId,
+        session_id: SessionId,
+        limit: int = 50,
+        before_seq: int | None = None,
+        after_seq: int | None = None,
+        content_limit: int = 1_000,
+    ) -> HistoryPreviewDict:
+        """Return the same window with only the beginning of each text, and how long the whole is."""
+        return await self._read(history.get_preview, user_id, session_id, limit, before_seq, after_seq, content_limit)
+
+    async def get_session_entry(
+        self,
+        user_id: UserId,
+        session_id: SessionId,
+        seq: int,
+        content_offset: int = 0,
+        content_limit: int = 16_000,
+    ) -> EntryPieceDict:
+        """Return a piece of one entry's text, from an offset in characters."""
+        return await self._read(history.get_entry, user_id, session_id, seq, content_offset, content_limit)
+
+    # All together
+
+    async def transaction(self, function: Callable[[Work], Result]) -> Result:
+        """Run a function over several rooms in one transaction, and return its result once it has committed.
+
+        The function gets the open work and hands it to the rooms; where it raises, nothing is stored and nothing told.
+        It runs on the database's thread, may run again, and so touches nothing but its work.
+        """
+
+        def unit(connection: Connection) -> tuple[Result, list[Event]]:
+            work = Work(connection, self._clock())
+            return function(work), work.events
+
+        result, _ = await self._database.write(unit, self._tell)
+        return result
+
+    async def health(self) -> HealthDict:
+        """Tell how the database is kept; raises Unavailable where it cannot be read."""
+        return await self._database.health()
+
+    async def _write(
+        self, room: Callable[Concatenate[Work, Given], Result], *given: Given.args, **named: Given.kwargs
+    ) -> Result:
+        return await self.transaction(lambda work: room(work, *given, **named))
+
+    async def _read(
+        self, room: Callable[Concatenate[Connection, Given], Result], *given: Given.args, **named: Given.kwargs
+    ) -> Result:
+        return await self._database.read(lambda connection: room(connection, *given, **named))
+
+    def _tell(self, outcome: tuple[object, list[Event]]) -> None:
+        self.events.publish(outcome[1])

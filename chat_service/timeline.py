@@ -1,0 +1,111 @@
+"""The one ordered timeline of a session: gives out seq, and knows which entries were appended before.
+
+Messages and tool usage share a gapless counter, given out inside the write transaction. The order inside an append is:
+look up the idempotency keys, then check `expected_seq`, then give out seq; so a replay burns no seq, and is not refused
+for an `expected_seq` that has become stale meanwhile.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection, bindparam, null, or_, select, union_all, update
+
+from chat_service.events import Event
+from chat_service.sessions import OWNED, check_ids, get_session
+from chat_service.work import Work
+from models.errors import Conflict
+from models.ids import SessionId, UserId
+from models.tables import chat_sessions, messages, tool_usages
+
+_CLAIM = (
+    update(chat_sessions)
+    .where(
+        OWNED,
+        chat_sessions.c.status == "active",
+        or_(bindparam("expected_seq").is_(null()), chat_sessions.c.last_seq == bindparam("expected_seq")),
+    )
+    .values(
+        last_seq=chat_sessions.c.last_seq + bindparam("new_entries"),
+        message_count=chat_sessions.c.message_count + bindparam("new_messages"),
+        tool_usage_count=chat_sessions.c.tool_usage_count + bindparam("new_tool_usages"),
+        last_append_at=bindparam("now"),
+    )
+    .returning(chat_sessions.c.key, chat_sessions.c.last_seq)
+)
+
+_APPENDED = union_all(
+    *(
+        select(entries.c.seq, entries.c.idempotency_key, entries.c.digest, bindparam(name, name).label("entry_type"))
+        .join(chat_sessions, chat_sessions.c.key == entries.c.session_key)
+        .where(OWNED, entries.c.idempotency_key.in_(bindparam("keys", expanding=True)))
+        for name, entries in (("message", messages), ("tool_usage", tool_usages))
+    )
+)
+
+
+class Claim(NamedTuple):
+    """Numbers that were given out: `first_seq` and those after it."""
+
+    session_key: int
+    first_seq: int
+
+
+class Keyed(NamedTuple):
+    """An entry to append: its idempotency key, if it has one, and the digest of what it says."""
+
+    idempotency_key: str | None
+    digest: bytes | None
+
+
+def find_replay(
+    connection: Connection, user_id: UserId, session_id: SessionId, entry_type: str, entries: Sequence[Keyed]
+) -> list[int] | None:
+    """Return the seqs under which these entries were appended before, or None where they are new.
+
+    Raises Conflict where a key was used for something else, or where only some of the entries were appended.
+    """
+    keys = [entry.idempotency_key for entry in entries if entry.idempotency_key is not None]
+    if not keys:
+        return None
+    rows = connection.execute(_APPENDED, check_ids(user_id, session_id) | {"keys": keys})
+    appended = {row.idempotency_key: row for row in rows}
+    if not appended:
+        return None
+    seqs = []
+    for index, entry in enumerate(entries):
+        first = appended.get(entry.idempotency_key)
+        if first is None:
+            raise Conflict(
+                f"A part of this batch was appended before, and entry {index} was not: "
+                "repeat a batch whole, or append the new entries in a batch of their own."
+            )
+        if first.entry_type != entry_type or first.digest != entry.digest:
+            raise Conflict(f"idempotency_key of entry {index} was used for another entry: take a new key.")
+        seqs.append(first.seq)
+    return seqs
+
+
+def claim(
+    work: Work,
+    user_id: UserId,
+    session_id: SessionId,
+    *,
+    new_messages: int = 0,
+    new_tool_usages: int = 0,
+    expected_seq: int | None = None,
+) -> Claim:
+    """Give out the next numbers of the session's timeline; raises NotFound or Conflict, and then gives out none."""
+    new_entries = new_messages + new_tool_usages
+    counts = {"new_entries": new_entries, "new_messages": new_messages, "new_tool_usages": new_tool_usages}
+    parameters = check_ids(user_id, session_id) | counts | {"expected_seq": expected_seq, "now": work.now}
+    row = work.connection.execute(_CLAIM, parameters).one_or_none()
+    if row is None:
+        session = get_session(work.connection, user_id, session_id)
+        if session["status"] != "active":
+            raise Conflict("The session is archived: set its status to active with update_session, then append.")
+        raise Conflict(
+            f"expected_seq is {expected_seq}, but the session's last entry is {session['last_seq']}: "
+            "read on with after_seq, then append."
+        )
+    work.tell(Event(user_id, session_id, "appended", row.last_seq))
+    return Claim(row.key, row.last_seq - new_entries + 1)
