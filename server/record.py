@@ -1,0 +1,94 @@
+"""The record behind the server: opened once, beside the first exchange with the client and not before it.
+
+The database layer costs a third of the start-up. It is imported and opened on a thread while the client reads our first
+answer; a call that needs it waits for that. Where opening fails, calls are told why, and the next one tries again.
+"""
+
+import asyncio
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from models.ids import UserId
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from chat_service.service import ChatService
+    from models.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and the service that answers; `client` is what the client says of itself, never trusted."""
+
+    service: "ChatService"
+    user_id: UserId
+    client: str | None = None
+
+
+class Record:
+    """Opens the database, signs the local user in, and hands out the service; close it at the end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._database: Database | None = None
+        self._opening: asyncio.Task[Caller] | None = None
+
+    def open_soon(self) -> None:
+        """Begin to open, where that has not begun, and do not wait."""
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open(), name="opening the record")
+            self._opening.add_done_callback(_look_at)
+
+    async def caller(self, client: str | None = None) -> Caller:
+        """Return the local user and the service; raises what opening raised, and the next call tries again."""
+        self.open_soon()
+        opening = self._opening
+        assert opening is not None, "opening has begun"  # noqa: S101
+        try:
+            opened = await asyncio.shield(opening)
+        except Exception:
+            if self._opening is opening:
+                self._opening = None
+            raise
+        return Caller(opened.service, opened.user_id, client)
+
+    async def close(self) -> None:
+        """Finish what has begun, refuse the rest, and let go of the file."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+            self._opening = None
+        if self._database is not None:
+            await self._database.close()
+            self._database = None
+
+    async def _open(self) -> Caller:
+        # Imported on a thread, so that the loop answers the client meanwhile.
+        await asyncio.to_thread(_import_database)
+        from chat_service.limits import Limits
+        from chat_service.service import ChatService
+        from models.database import Database
+        from models.inputs import NewUser
+
+        database = Database(self._settings.database_url, deadline=self._settings.deadline_seconds)
+        try:
+            await database.open()
+            service = ChatService(database, limits=Limits(content=self._settings.max_content_bytes))
+            user = await service.get_or_create_user(NewUser(username=self._settings.user))
+        except BaseException:
+            await database.close()
+            raise
+        self._database = database
+        return Caller(service, UserId(user["id"]))
+
+
+def _import_database() -> None:
+    importlib.import_module("chat_service.service")
+    importlib.import_module("models.database")
+
+
+def _look_at(opening: "asyncio.Task[Caller]") -> None:
+    # Where nobody has asked for it yet, a failure is told to the first who does.
+    if not opening.cancelled():
+        opening.exception()

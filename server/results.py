@@ -1,0 +1,78 @@
+"""Results: structured content and text, both made of one plain dict.
+
+Some clients hand the model only the structured content, some only the text, so each carries all that the other does. A
+null is left out of both. Results are bounded: what does not fit is counted, and said how to get.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from models.text import to_json
+
+MAX_CHARACTERS = 20_000
+"""What one result may hold, as text or as JSON: about five thousand tokens, which every client takes whole."""
+
+Shape = TypeVar("Shape")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Generic[Shape]):
+    """What a tool answers: the structured content, and the same as one or more texts."""
+
+    structured: dict[str, Any]
+    texts: tuple[str, ...]
+
+
+def reply(structured: Mapping[str, Any], *texts: str) -> Reply[Any]:
+    """Return a reply; without texts of its own, the text is the fields, one after the other."""
+    kept = without_nulls(structured)
+    return Reply(kept, texts or (to_line(kept),))
+
+
+def without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that have a value."""
+    return {name: inner for name, inner in value.items() if inner is not None}
+
+
+def to_line(fields: Mapping[str, Any]) -> str:
+    """Write fields on one line: name=value, text in quotes where it would not stand alone."""
+    return " ".join(f"{name}={_value(inner)}" for name, inner in fields.items() if inner is not None)
+
+
+def to_lines(heading: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> str:
+    """Write a heading and a line for each item."""
+    return "\n".join([to_line(heading), *(f"- {to_line(item)}" for item in items)])
+
+
+def shorten(text: str | None, limit: int) -> str | None:
+    """Return at most so many characters, marked where some were left out."""
+    if text is None or len(text) <= limit:
+        return text
+    return text[: limit - 1] + "…"
+
+
+def fits(texts: Sequence[str], structured: Sequence[Any], room: int = MAX_CHARACTERS - 2_000) -> int:
+    """Return how many of these items fit into one result, counted from the first, both as text and as JSON."""
+    as_text = as_json = 0
+    for index, (text, each) in enumerate(zip(texts, structured, strict=True)):
+        as_text += len(text) + 1
+        as_json += len(to_json(each)) + 1
+        if max(as_text, as_json) > room:
+            return index
+    return len(texts)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return (
+            value
+            if value and all(character.isalnum() or character in "-_:.+" for character in value)
+            else _quoted(value)
+        )
+    return to_json(value)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,66 @@
+"""The settings: each declared once, with its environment variable, its default and its help."""
+
+import getpass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.errors import Invalid
+from models.inputs import Name
+
+PREFIX = "MCP_CHAT_"
+
+
+def default_database_url() -> str:
+    """Return the URL of the database in the platform's data folder."""
+    from platformdirs import user_data_path
+
+    return f"sqlite+aiosqlite:///{(user_data_path('mcp-chat-server') / 'chat.db').as_posix()}"
+
+
+def default_user() -> str:
+    """Return the system's name of the one who runs this."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "local"
+
+
+class Settings(BaseSettings):
+    """What can be set, by environment variables that begin with MCP_CHAT_."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, hide_input_in_errors=True)
+
+    database_url: str = Field(
+        default_factory=default_database_url,
+        description="Where the record is kept: `sqlite+aiosqlite:////absolute/path/chat.db`.",
+    )
+    user: Annotated[Name, AfterValidator(str.strip)] = Field(
+        default_factory=default_user, description="Whose record this is, over stdio and on the command line."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="WARNING", description="How much is written to stderr: DEBUG, INFO, WARNING or ERROR."
+    )
+    max_content_bytes: int = Field(
+        default=1_048_576,
+        ge=1_024,
+        le=4_194_304,
+        description="The largest content of a message, and the largest arguments or result of a tool call.",
+    )
+    max_frame_bytes: int = Field(
+        default=8_388_608, ge=65_536, le=67_108_864, description="The largest single call over stdio."
+    )
+    deadline_seconds: float = Field(
+        default=20.0, gt=0, le=600, description="How long the database may take before a call is refused, unstored."
+    )
+
+
+def read_settings() -> Settings:
+    """Read the settings from the environment; raises Invalid, naming the variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        variable = PREFIX + str(problem["loc"][0] if problem["loc"] else "").upper()
+        raise Invalid(f"{variable}: {problem['msg']}.") from None

@@ -1,0 +1,20 @@
+"""The tools, one file a noun; `all_tools` names them in the order in which they are listed."""
+
+from server.tools.binding import Tool
+
+
+def all_tools() -> tuple[Tool, ...]:
+    """Return every tool that this server offers."""
+    from server.tools import history, messages, sessions, tool_usage
+
+    return (
+        Tool(sessions.start_session, title="Start a session"),
+        Tool(sessions.list_sessions, title="List sessions", read_only=True),
+        Tool(sessions.get_active_session, title="Find the active session", read_only=True),
+        Tool(sessions.update_session, title="Rename, describe or archive a session", idempotent=True),
+        Tool(sessions.delete_session, title="Delete a session", destructive=True, idempotent=True),
+        Tool(messages.add_messages, title="Append messages"),
+        Tool(tool_usage.log_tool_usage, title="Log a tool call"),
+        Tool(history.get_session_history, title="Read a session's history", read_only=True),
+        Tool(tool_usage.list_tool_usage, title="List tool calls", read_only=True),
+    )

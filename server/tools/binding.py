@@ -1,0 +1,135 @@
+"""From a typed function to an MCP tool: its schemas, its arguments checked, its refusals told.
+
+A tool is an async function whose first parameter is the caller, whose others are its arguments, and whose docstring is
+the description that models read. Differences from the SDK's own binding, each of them promised: unknown arguments are
+refused by name, argument errors are short and show no value, and results are made by us.
+"""
+
+import inspect
+import json
+from collections.abc import Awaitable, Callable
+from functools import cached_property
+from typing import Any, get_args
+
+import mcp_types as types
+from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
+
+from server.errors import explain
+from server.record import Caller
+from server.results import Reply
+
+CallerSource = Callable[[], Awaitable[Caller]]
+
+
+class Tool:
+    """A tool: how it is listed, and how it is called."""
+
+    def __init__(
+        self,
+        function: Callable[..., Awaitable[Reply[Any]]],
+        *,
+        title: str,
+        read_only: bool = False,
+        destructive: bool = False,
+        idempotent: bool = False,
+    ) -> None:
+        self.name = function.__name__
+        self._function = function
+        self._title = title
+        self._annotations = types.ToolAnnotations(
+            title=title,
+            read_only_hint=read_only,
+            destructive_hint=destructive,
+            idempotent_hint=idempotent or read_only,
+            open_world_hint=False,
+        )
+
+    def listed(self) -> types.Tool:
+        """Return how the tool is described to clients."""
+        return types.Tool(
+            name=self.name,
+            title=self._title,
+            description=inspect.getdoc(self._function),
+            input_schema=self.input_schema,
+            output_schema=self.output_schema,
+            annotations=self._annotations,
+        )
+
+    async def call(self, caller: CallerSource, arguments: dict[str, Any]) -> types.CallToolResult:
+        """Check the arguments, call the function, and return its reply or its refusal."""
+        try:
+            checked = self._arguments.model_validate(self._unwrapped(arguments))
+            given = {name: getattr(checked, name) for name in self._arguments.model_fields}
+            reply = await self._function(await caller(), **given)
+        except Exception as error:
+            sentence = explain(error, tuple(self._arguments.model_fields))
+            return types.CallToolResult(content=[types.TextContent(type="text", text=sentence)], is_error=True)
+        return types.CallToolResult(
+            content=[types.TextContent(type="text", text=text) for text in reply.texts],
+            structured_content=reply.structured,
+        )
+
+    @cached_property
+    def input_schema(self) -> dict[str, Any]:
+        """JSON schema of the arguments."""
+        schema: dict[str, Any] = _lean(self._arguments.model_json_schema())
+        return schema
+
+    @cached_property
+    def output_schema(self) -> dict[str, Any]:
+        """JSON schema of the structured result; what may be null is left out of a result where it is."""
+        (shape,) = get_args(inspect.signature(self._function).return_annotation)
+        schema: dict[str, Any] = _with_optional_nulls(_lean(TypeAdapter(shape).json_schema()))
+        return schema
+
+    @cached_property
+    def _arguments(self) -> type[BaseModel]:
+        _, *parameters = inspect.signature(self._function).parameters.values()
+        fields: dict[str, Any] = {
+            each.name: (each.annotation, ... if each.default is each.empty else each.default) for each in parameters
+        }
+        return create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
+
+    @cached_property
+    def _takes_json(self) -> frozenset[str]:
+        properties: dict[str, Any] = self.input_schema.get("properties", {})
+        return frozenset(name for name, schema in properties.items() if _kinds(schema) <= {"array", "object", "null"})
+
+    def _unwrapped(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        # Some clients send lists and objects as JSON inside a string.
+        unwrapped = dict(arguments)
+        for name in self._takes_json & arguments.keys():
+            value = arguments[name]
+            if isinstance(value, str):
+                try:
+                    unwrapped[name] = json.loads(value)
+                except (ValueError, RecursionError):
+                    continue
+        return unwrapped
+
+
+def _kinds(schema: dict[str, Any]) -> set[str]:
+    if "anyOf" in schema:
+        return {kind for each in schema["anyOf"] for kind in _kinds(each)}
+    return {schema.get("type", "any")}
+
+
+def _lean(schema: Any) -> Any:
+    # The titles that pydantic makes of names tell a model nothing.
+    if isinstance(schema, list):
+        return [_lean(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {name: value for name, value in schema.items() if not (name == "title" and isinstance(value, str))}
+    return {
+        name: {key: _lean(inner) for key, inner in value.items()} if name in ("properties", "$defs") else _lean(value)
+        for name, value in kept.items()
+    }
+
+
+def _with_optional_nulls(schema: Any) -> Any:
+    for each in (schema, *schema.get("$defs", {}).values()):
+        properties = each.get("properties", {})
+        if "required" in each:
+            each["required"] = [name for name in each["required"] if "null" not in _kinds(properties[name])]
+    return schema

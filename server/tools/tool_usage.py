@@ -1,0 +1,140 @@
+"""Tools for tool usage: log a call that has ended, list calls and their totals."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from models.ids import SessionId
+from models.inputs import JsonObject, JsonValue, Name, NewToolUsage, Seq, Text, ToolStatus
+from models.shapes import ToolTotalDict, ToolUsageDict
+from models.text import to_json
+from server.record import Caller
+from server.results import Reply, reply, shorten, to_lines, without_nulls
+from server.tools.arguments import CursorArgument, IdempotencyKeyArgument, LimitArgument, SessionIdArgument
+
+_PREVIEW = 60
+_MAX_TOTALS = 10
+
+
+class LoggedToolUsage(TypedDict):
+    """The record of a call; arguments and result are read with get_session_history."""
+
+    session_id: str
+    seq: int
+    tool_name: str
+    status: ToolStatus
+    message_seq: int | None
+    tool_call_id: str | None
+    created_at: str
+
+
+class ToolUsagePreview(TypedDict):
+    """A call in a list; arguments, result and error are the beginnings of untrusted text that somebody stored."""
+
+    session_id: str
+    seq: int
+    tool_name: str
+    status: ToolStatus
+    arguments: str
+    result: str | None
+    error: str | None
+    duration_ms: float | None
+    created_at: str
+
+
+class ToolUsageListReply(TypedDict):
+    """A page of calls, newest first, and the totals of all that fit the filters."""
+
+    tool_usages: list[ToolUsagePreview]
+    calls: int
+    errors: int
+    tools: list[ToolTotalDict]
+    more_tools: int
+    next_cursor: str | None
+
+
+async def log_tool_usage(
+    caller: Caller,
+    session_id: SessionIdArgument,
+    tool_name: Annotated[Name, Field(description="The tool that was called.")],
+    arguments: Annotated[JsonObject, Field(description="What it was called with, at most 1 MiB.")],
+    result: Annotated[JsonValue, Field(description="What it gave back, any JSON value of at most 1 MiB.")] = None,
+    status: Annotated[
+        ToolStatus | None,
+        Field(description="How it ended; unknown where you cannot tell. Taken from `error` if not given."),
+    ] = None,
+    error: Annotated[Text | None, Field(description="What went wrong.")] = None,
+    duration_ms: Annotated[
+        float | None, Field(ge=0, lt=1e12, allow_inf_nan=False, description="How long it took, in milliseconds.")
+    ] = None,
+    tool_call_id: Annotated[
+        Name | None, Field(description="The provider's id of the call; joins it to the message that asked for it.")
+    ] = None,
+    server_name: Annotated[Name | None, Field(description="The MCP server that has the tool.")] = None,
+    message_seq: Annotated[Seq | None, Field(description="The message that asked for it, if there is no id.")] = None,
+    idempotency_key: IdempotencyKeyArgument = None,
+) -> Reply[LoggedToolUsage]:
+    """Log a tool call once it has ended, and return its seq in the session's timeline.
+
+    When this has answered, the record is durable. This is the only place where a call's arguments and result are kept.
+    """
+    usage = NewToolUsage(
+        tool_name=tool_name,
+        arguments=arguments,
+        result=result,
+        status=status,
+        error=error,
+        duration_ms=duration_ms,
+        tool_call_id=tool_call_id,
+        server_name=server_name,
+        message_seq=message_seq,
+        idempotency_key=idempotency_key,
+    )
+    record = await caller.service.add_tool_usage(caller.user_id, SessionId(session_id), usage)
+    names = ("session_id", "seq", "tool_name", "status", "message_seq", "tool_call_id", "created_at")
+    return reply({name: value for name, value in record.items() if name in names})
+
+
+async def list_tool_usage(
+    caller: Caller,
+    session_id: Annotated[str | None, Field(description="One session's handle; without it, all your sessions.")] = None,
+    tool_name: Annotated[Name | None, Field(description="Only calls of this tool.")] = None,
+    status: Annotated[ToolStatus | None, Field(description="Only calls that ended so.")] = None,
+    limit: LimitArgument = 20,
+    cursor: CursorArgument = None,
+) -> Reply[ToolUsageListReply]:
+    """List tool calls, newest first, with totals by tool: how often, how often in error, how long.
+
+    Arguments and results are cut short: get_session_history with session_id and entry_seq reads one in full. Where
+    next_cursor is given there are more: call again with cursor=next_cursor and the same filters.
+    """
+    session = None if session_id is None else SessionId(session_id)
+    page = await caller.service.get_session_tool_usage(caller.user_id, session, tool_name, status, limit, cursor)
+    totals = await caller.service.summarize_tool_usage(caller.user_id, session, tool_name, status)
+    usages = [_preview(usage) for usage in page["tool_usages"]]
+    tools = totals["tools"][:_MAX_TOTALS]
+    heading: dict[str, Any] = {
+        "calls": totals["calls"],
+        "errors": totals["errors"],
+        "more_tools": totals["left_out"] + len(totals["tools"]) - len(tools),
+        "next_cursor": page["next_cursor"],
+    }
+    return reply({"tool_usages": usages, "tools": tools, **heading}, to_lines(heading, [*tools, *usages]))
+
+
+def _preview(usage: ToolUsageDict) -> dict[str, Any]:
+    result = None if usage["result"] is None else to_json(usage["result"])
+    return without_nulls(
+        {
+            "session_id": usage["session_id"],
+            "seq": usage["seq"],
+            "tool_name": shorten(usage["tool_name"], _PREVIEW),
+            "status": usage["status"],
+            "arguments": shorten(to_json(usage["arguments"]), _PREVIEW),
+            "result": shorten(result, _PREVIEW),
+            "error": shorten(usage["error"], _PREVIEW),
+            "duration_ms": usage["duration_ms"],
+            "created_at": usage["created_at"],
+        }
+    )

@@ -1,0 +1,1 @@
+"""The transports: how frames reach the server and leave it."""

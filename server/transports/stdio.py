@@ -1,0 +1,237 @@
+"""The stdio transport: the process's own stdin and stdout, guarded.
+
+- Frames are bounded, strictly UTF-8, and answered where they cannot be served (`server.transports.frames`).
+- Nothing but protocol reaches stdout: while we serve, file descriptor 1 points at stderr, and the wire is a duplicate.
+- EOF, SIGINT, SIGTERM and a client that is gone end the process at once and cleanly: calls in flight get a moment to be
+  answered, the record finishes what has begun, and the process leaves without waiting for the thread that reads stdin,
+  which cannot be joined while it is parked.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from models.errors import Invalid
+from server.logs import set_up_logging
+from server.settings import Settings, read_settings
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 65_536
+_KEPT_TAIL = 4_096
+_FRAMES_AHEAD = 32
+_LAST_ANSWERS_SECONDS = 0.4
+_CLOSE_SECONDS = 0.9
+
+
+def main() -> None:
+    """Serve the local user's record over stdio until the client goes away."""
+    try:
+        settings = read_settings()
+    except Invalid as error:
+        sys.stderr.write(f"mcp-chat-server: {error}\n")
+        raise SystemExit(2) from None
+    set_up_logging(settings.log_level)
+    if sys.stdin is not None and sys.stdin.isatty():
+        sys.stderr.write("mcp-chat-server waits for an MCP client on stdin; `mcp-chat-server --help` shows the rest.\n")
+    wire_in, wire_out = take_over_standard_streams()
+    asyncio.run(_serve_and_leave(settings, wire_in, wire_out))
+
+
+def take_over_standard_streams() -> tuple[int, int]:
+    """Return duplicates of stdin and stdout, and point these at nothing and at stderr."""
+    wire_in, wire_out = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    try:
+        os.dup2(2, 1)
+    except OSError:
+        os.dup2(nothing, 1)
+    os.close(nothing)
+    return wire_in, wire_out
+
+
+async def _serve_and_leave(settings: Settings, wire_in: int, wire_out: int) -> None:
+    # The SDK is imported here, with the wire already safe from anything that prints while it is imported.
+    from server.app import build_server
+    from server.record import Record
+
+    record = Record(settings)
+    server = build_server(record)
+    wire = StdioWire(wire_in, wire_out, settings.max_frame_bytes, on_first_answer=record.open_soon)
+    code = 0
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(wire.serve(server))
+            _on_signals(serving.cancel)
+    except asyncio.CancelledError:
+        pass
+    except BaseException as error:
+        logger.error("serving ended early", exc_info=error)
+        code = 1
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await record.close()
+    logging.shutdown()
+    os._exit(code)
+
+
+def _on_signals(stop: Callable[[], Any]) -> None:
+    loop = asyncio.get_running_loop()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is None:
+            continue
+        try:
+            loop.add_signal_handler(number, stop)
+        except NotImplementedError:
+            # Windows has no such handlers: an ordinary one wakes the loop.
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+
+
+class StdioWire:
+    """Reads frames from one descriptor on a thread, writes to another on a second one, and runs a server in between."""
+
+    def __init__(
+        self, wire_in: int, wire_out: int, max_frame_bytes: int, *, on_first_answer: Callable[[], None]
+    ) -> None:
+        self._in, self._out = wire_in, wire_out
+        self._limit = max_frame_bytes
+        self._on_first_answer: Callable[[], None] | None = on_first_answer
+        self._loop = asyncio.get_running_loop()
+        self._arrived: asyncio.Queue[Any] = asyncio.Queue()
+        self._room = threading.BoundedSemaphore(_FRAMES_AHEAD)
+        self._outgoing: SimpleQueue[tuple[bytes, asyncio.Future[None]]] = SimpleQueue()
+        self._unanswered: set[str | int] = set()
+        self._all_answered = asyncio.Event()
+
+    async def serve(self, server: Any) -> None:
+        """Run the server until stdin ends; returns when it has, raises CancelledError when told to stop."""
+        for work in (self._read_frames, self._write_frames):
+            threading.Thread(target=work, daemon=True, name=work.__name__.strip("_")).start()
+        to_server, from_client = anyio.create_memory_object_stream[Any](0)
+        to_client, from_server = anyio.create_memory_object_stream[Any](0)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._hand_in(to_server))
+            tasks.create_task(self._hand_out(from_server))
+            await server.run(from_client, to_client, server.create_initialization_options())
+
+    async def _hand_in(self, to_server: MemoryObjectSendStream[Any]) -> None:
+        from server.transports.frames import Oversized, Refusal, parse, refuse_oversized
+
+        async with to_server:
+            while (frame := await self._arrived.get()) is not None:
+                self._room.release()
+                oversized = isinstance(frame, Oversized)
+                parsed = refuse_oversized(frame, self._limit) if oversized else parse(frame)
+                if isinstance(parsed, Refusal):
+                    logger.warning("refused a frame of %d bytes: %s", len(frame), parsed.reason)
+                    for answer in parsed.answers:
+                        await self._write(answer)
+                    continue
+                self._note_request(parsed.message)
+                with suppress(anyio.BrokenResourceError):
+                    await to_server.send(parsed)
+            # The client has closed stdin: what it has asked gets a moment, then the server is told.
+            if self._unanswered:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LAST_ANSWERS_SECONDS):
+                        await self._all_answered.wait()
+
+    async def _hand_out(self, from_server: MemoryObjectReceiveStream[Any]) -> None:
+        from server.transports.frames import to_frame
+
+        async with from_server:
+            async for message in from_server:
+                await self._write(to_frame(message))
+                self._note_answer(getattr(message.message, "id", None))
+                if self._on_first_answer is not None:
+                    self._on_first_answer()
+                    self._on_first_answer = None
+
+    async def _write(self, frame: bytes) -> None:
+        written = self._loop.create_future()
+        self._outgoing.put((frame, written))
+        await written
+
+    def _note_request(self, message: Any) -> None:
+        method, request_id = getattr(message, "method", None), getattr(message, "id", None)
+        if method is not None and request_id is not None:
+            self._unanswered.add(request_id)
+            self._all_answered.clear()
+        elif method == "notifications/cancelled":
+            # A cancelled request is not answered.
+            self._note_answer((message.params or {}).get("requestId"))
+
+    def _note_answer(self, request_id: Any) -> None:
+        if isinstance(request_id, (str, int)):
+            self._unanswered.discard(request_id)
+        if not self._unanswered:
+            self._all_answered.set()
+
+    # What follows runs on the two threads.
+
+    def _read_frames(self) -> None:
+        from server.transports.frames import Oversized
+
+        parts: list[bytes] = []
+        size = 0
+        tail = b""
+        while True:
+            try:
+                chunk = os.read(self._in, _CHUNK)
+            except OSError:
+                chunk = b""
+            if not chunk:
+                break
+            *lines, rest = chunk.split(b"\n")
+            for line in lines:
+                size += len(line)
+                if size > self._limit:
+                    self._hand_over(Oversized(b"".join(parts), (tail + line)[-_KEPT_TAIL:], size))
+                elif frame := b"".join([*parts, line]).strip():
+                    self._hand_over(frame)
+                parts, size, tail = [], 0, b""
+            if rest:
+                size += len(rest)
+                if size <= self._limit:
+                    parts.append(rest)
+                tail = (tail + rest)[-_KEPT_TAIL:]
+        if 0 < size <= self._limit and (frame := b"".join(parts).strip()):
+            # A last line without its newline may be torn, and is a frame where it is whole.
+            self._hand_over(frame)
+        self._hand_over(None)
+
+    def _hand_over(self, frame: Any) -> None:
+        if frame is not None:
+            self._room.acquire()
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._arrived.put_nowait, frame)
+
+    def _write_frames(self) -> None:
+        while True:
+            frame, written = self._outgoing.get()
+            try:
+                view = memoryview(frame)
+                while view:
+                    view = view[os.write(self._out, view) :]
+            except OSError:
+                # The client no longer reads: nothing more can be told, and stdin ends soon.
+                self._hand_over(None)
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(_settle, written)
+
+
+def _settle(written: "asyncio.Future[None]") -> None:
+    if not written.done():
+        written.set_result(None)
