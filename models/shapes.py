@@ -4,7 +4,7 @@ Each key is selected by name (`models.rows.columns`), so what is promised here a
 Times are RFC 3339 strings in UTC, durations milliseconds, lengths characters.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from typing_extensions import TypedDict
 
@@ -40,6 +40,7 @@ class SessionDict(TypedDict):
     source_id: str | None
 
 
+@final
 class MessageDict(TypedDict):
     """A message; `id` is made of session and seq, `message_type` is its role."""
 
@@ -60,6 +61,7 @@ class MessageDict(TypedDict):
     created_at: str
 
 
+@final
 class ToolUsageDict(TypedDict):
     """A tool call and how it ended; `message_seq` is the message that asked for it, where that is known."""
 

@@ -5,6 +5,7 @@ lock, so that any number of processes may open a fresh file at once. A file that
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from urllib.parse import unquote
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
+from typing_extensions import TypedDict
 
 from models.errors import Invalid, Unavailable
 from models.sqlite import SqliteEngine, is_safe_for_wal, refusal
@@ -96,7 +98,7 @@ def prepare(path: Path, library: ModuleType) -> Journal:
     if path.is_dir():
         raise Unavailable("The database path is a folder: name a file in it in MCP_CHAT_DATABASE_URL.")
     engine = SqliteEngine(path, library)
-    try:
+    with _refusals(library):
         if not path.exists() or path.stat().st_size == 0:
             _make_folder(path.parent)
             with _locked(path):
@@ -107,6 +109,59 @@ def prepare(path: Path, library: ModuleType) -> Journal:
                 return _settle_journal(raw, library, fresh=False)
         with _locked(path):
             return _upgrade(engine)
+
+
+class FileReport(TypedDict):
+    """What is known of a database file; sizes in bytes, `mode` as in `ls -l`, `integrity` is ok or SQLite's finding."""
+
+    path: str
+    exists: bool
+    size: int
+    mode: str
+    schema_version: int
+    newest_version: int
+    journal_mode: str
+    library: str
+    library_version: str
+    integrity: str
+
+
+def examine(path: Path, library: ModuleType) -> FileReport:
+    """Look at the file without changing it; raises Unavailable where it is not a database of ours, or newer."""
+    report: FileReport = {
+        "path": str(path),
+        "exists": path.exists(),
+        "size": 0,
+        "mode": "",
+        "schema_version": 0,
+        "newest_version": SCHEMA_VERSION,
+        "journal_mode": "",
+        "library": library.__name__,
+        "library_version": library.sqlite_version,
+        "integrity": "ok",
+    }
+    if not report["exists"]:
+        return report
+    with _refusals(library), closing(SqliteEngine(path, library).open_raw(_OPEN_BUSY_MILLISECONDS)) as raw:
+        report["size"], report["mode"] = path.stat().st_size, stat.filemode(path.stat().st_mode)
+        report["schema_version"] = _version_of(raw)
+        report["journal_mode"] = raw.execute("PRAGMA journal_mode").fetchone()[0]
+        report["integrity"] = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
+    return report
+
+
+def switch_to_wal(path: Path, library: ModuleType) -> Journal:
+    """Put an existing file into WAL mode where the library is safe for it and no other process holds the file."""
+    engine = SqliteEngine(path, library)
+    with _refusals(library), _locked(path), closing(engine.open_raw(_OPEN_BUSY_MILLISECONDS)) as raw:
+        _version_of(raw)
+        return _settle_journal(raw, library, fresh=is_safe_for_wal(library.sqlite_version_info))
+
+
+@contextmanager
+def _refusals(library: ModuleType) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise Unavailable(
             f"The database's folder cannot be used ({error.strerror}): "
@@ -114,14 +169,6 @@ def prepare(path: Path, library: ModuleType) -> Journal:
         ) from None
     except library.Error as error:
         raise refusal(error) or error from None
-
-
-def switch_to_wal(path: Path, library: ModuleType) -> Journal:
-    """Put an existing file into WAL mode where the library is safe for it and no other process holds the file."""
-    engine = SqliteEngine(path, library)
-    with _locked(path), closing(engine.open_raw(_OPEN_BUSY_MILLISECONDS)) as raw:
-        _version_of(raw)
-        return _settle_journal(raw, library, fresh=is_safe_for_wal(library.sqlite_version_info))
 
 
 def _make_folder(folder: Path) -> None:

@@ -26,3 +26,6 @@ def set_up_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(QuietFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    if level != "DEBUG":
+        # Alembic tells of its plug-ins at INFO.
+        logging.getLogger("alembic").setLevel(logging.WARNING)

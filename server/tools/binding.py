@@ -115,12 +115,18 @@ def _kinds(schema: dict[str, Any]) -> set[str]:
 
 
 def _lean(schema: Any) -> Any:
-    # The titles that pydantic makes of names tell a model nothing.
+    # What tells a model nothing is left out: the titles that pydantic makes of names, and that an optional may be null.
     if isinstance(schema, list):
         return [_lean(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
     kept = {name: value for name, value in schema.items() if not (name == "title" and isinstance(value, str))}
+    if "default" in kept and kept["default"] is None and "anyOf" in kept:
+        del kept["default"]
+        given = [each for each in kept["anyOf"] if each != {"type": "null"}]
+        if len(given) == 1:
+            del kept["anyOf"]
+            kept = {**given[0], **kept}
     return {
         name: {key: _lean(inner) for key, inner in value.items()} if name in ("properties", "$defs") else _lean(value)
         for name, value in kept.items()

@@ -206,8 +206,8 @@ def _line(entry: dict[str, Any]) -> str:
     rest = dict(entry)
     seq = rest.pop("seq")
     if "role" in rest:
-        role, content = rest.pop("role"), rest.pop("content")
-        return f"[{seq}] {role}: {content}{_marks(rest)}"
+        role, content, parts = rest.pop("role"), rest.pop("content"), rest.pop("parts", None)
+        return f"[{seq}] {role}: {content}{'' if parts is None else f' {parts}'}{_marks(rest)}"
     tool_name, arguments, status = rest.pop("tool_name"), rest.pop("arguments"), rest.pop("status")
     result = rest.pop("result", None)
     return f"[{seq}] tool {tool_name} {arguments} {status}{'' if result is None else f': {result}'}{_marks(rest)}"

@@ -1,0 +1,53 @@
+"""The command `mcp-chat-server` with arguments; every command reads the same settings as the server."""
+
+from typing import Annotated
+
+import typer
+
+from models.errors import ChatError
+from server.command_line import config, database, demo, sessions, users
+from server.command_line.terminal import complain
+
+
+def build() -> typer.Typer:
+    """Return the command line."""
+    app = typer.Typer(
+        name="mcp-chat-server",
+        help="The durable record of every conversation with a model. Without a command it serves MCP over stdio.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.command()(serve)
+    app.command()(demo.demo)
+    app.command("sessions")(sessions.list_sessions)
+    app.command("show")(sessions.show)
+    app.command("config")(config.config)
+    app.add_typer(users.build(), name="user")
+    app.add_typer(database.build(), name="db")
+    app.callback(invoke_without_command=True)(_top)
+    return app
+
+
+def serve() -> None:
+    """Serve MCP over stdio, as the command without arguments does."""
+    from server.transports.stdio import main as serve_stdio
+
+    serve_stdio()
+
+
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        from server.app import server_version
+
+        typer.echo(server_version())
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command that the arguments name; a refusal is one sentence on stderr and exit code 1."""
+    try:
+        build()()
+    except ChatError as error:
+        complain(str(error))
+        raise SystemExit(1) from None

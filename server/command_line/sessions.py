@@ -1,0 +1,100 @@
+"""Commands that look at sessions: list them, show one."""
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from models.ids import SessionId
+from models.inputs import SessionStatus
+from models.shapes import SessionDict, SessionPageDict
+from models.text import to_json
+from server.command_line.local import as_local_user
+from server.command_line.terminal import printable, say, say_json
+from server.record import Caller
+
+_PAGE = 200
+_CUT = 2_000
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def list_sessions(
+    query: Annotated[str | None, typer.Option(help="Only titles that contain this.")] = None,
+    status: Annotated[SessionStatus | None, typer.Option(help="Only active or only archived ones.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many at most.")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="The cursor that the page before ended with.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List your sessions, newest first."""
+
+    async def page(caller: Caller) -> SessionPageDict:
+        return await caller.service.get_user_sessions(caller.user_id, query, status, limit, cursor)
+
+    found = as_local_user(page)
+    if as_json:
+        say_json(found)
+        return
+    _print_table(found["sessions"])
+    if found["next_cursor"]:
+        say(f"more: mcp-chat-server sessions --limit {limit} --cursor {found['next_cursor']}")
+
+
+def show(
+    session_id: Annotated[str, typer.Argument(help="The session's id, as `sessions` lists it.")],
+    after_seq: Annotated[int, typer.Option(min=0, help="Begin after this entry.")] = 0,
+    full: Annotated[bool, typer.Option("--full", help="Do not cut long texts.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a session from its beginning, entry by entry."""
+
+    async def print_pages(caller: Caller) -> None:
+        seq = after_seq
+        while True:
+            window = await caller.service.get_session_history(
+                caller.user_id, SessionId(session_id), _PAGE, after_seq=seq
+            )
+            if seq == after_seq and not as_json:
+                session = window["session"]
+                say(f"{session['title'] or 'Untitled'} ({session['status']}, {session['last_seq']} entries)")
+            for entry in window["entries"]:
+                if as_json:
+                    say_json(entry)
+                elif "message_type" in entry:
+                    _print_entry(entry["seq"], entry["message_type"], entry["content"], full=full)
+                else:
+                    call = f"{entry['tool_name']} {to_json(entry['arguments'])}"
+                    outcome = entry["error"] or ("" if entry["result"] is None else to_json(entry["result"]))
+                    _print_entry(entry["seq"], f"tool ({entry['status']})", f"{call}\n{outcome}", full=full)
+            seq = window["after_seq"]
+            if not window["newer"]:
+                return
+
+    as_local_user(print_pages)
+
+
+def _print_entry(seq: int, who: str, text: str, *, full: bool) -> None:
+    shown = printable(text).rstrip()
+    if not full and len(shown) > _CUT:
+        shown = f"{shown[:_CUT]}\n… {len(shown) - _CUT} more characters, with --full"
+    body = "\n".join(f"    {line}" for line in shown.split("\n"))
+    say(f"\n{seq} {who}\n{body}")
+
+
+def _print_table(sessions: list[SessionDict]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not sessions:
+        say("no sessions yet: a client starts one with start_session")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("id", "title", "status", "entries", "last entry"):
+        table.add_column(heading, no_wrap=heading == "id")
+    for session in sessions:
+        last = session["last_append_at"]
+        when = "" if last is None else datetime.fromisoformat(last).astimezone().strftime("%Y-%m-%d %H:%M")
+        title = Text(printable(session["title"] or ""))
+        table.add_row(session["id"], title, session["status"], str(session["last_seq"]), when)
+    Console().print(table)
