@@ -95,7 +95,6 @@ def upgrade() -> None:
         ["session_key", "idempotency_key"],
         unique=True,
         sqlite_where=KEY_GIVEN,
-        postgresql_where=KEY_GIVEN,
     )
     op.create_table(
         "tool_call_references",
@@ -143,7 +142,6 @@ def upgrade() -> None:
         ["session_key", "idempotency_key"],
         unique=True,
         sqlite_where=KEY_GIVEN,
-        postgresql_where=KEY_GIVEN,
     )
     op.create_index(
         op.f("ix_tool_usages_session_key_tool_call_id"),
@@ -151,5 +149,4 @@ def upgrade() -> None:
         ["session_key", "tool_call_id"],
         unique=False,
         sqlite_where=CALL_NAMED,
-        postgresql_where=CALL_NAMED,
     )

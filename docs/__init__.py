@@ -1,0 +1,1 @@
+"""The documentation, and the check that keeps its tables true."""
