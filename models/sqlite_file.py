@@ -98,16 +98,16 @@ def prepare(path: Path, library: ModuleType) -> Journal:
     if path.is_dir():
         raise Unavailable("The database path is a folder: name a file in it in MCP_CHAT_DATABASE_URL.")
     engine = SqliteEngine(path, library)
-    with _refusals(library):
+    with refusals(library):
         if not path.exists() or path.stat().st_size == 0:
-            _make_folder(path.parent)
-            with _locked(path):
-                _create_private(path)
+            make_folder(path.parent)
+            with locked(path):
+                create_private(path)
                 return _upgrade(engine)
         with closing(engine.open_raw(_OPEN_BUSY_MILLISECONDS)) as raw:
             if _version_of(raw) == SCHEMA_VERSION:
                 return _settle_journal(raw, library, fresh=False)
-        with _locked(path):
+        with locked(path):
             return _upgrade(engine)
 
 
@@ -142,7 +142,7 @@ def examine(path: Path, library: ModuleType) -> FileReport:
     }
     if not report["exists"]:
         return report
-    with _refusals(library), closing(SqliteEngine(path, library).open_raw(_OPEN_BUSY_MILLISECONDS)) as raw:
+    with refusals(library), closing(SqliteEngine(path, library).open_raw(_OPEN_BUSY_MILLISECONDS)) as raw:
         report["size"], report["mode"] = path.stat().st_size, stat.filemode(path.stat().st_mode)
         report["schema_version"] = _version_of(raw)
         report["journal_mode"] = raw.execute("PRAGMA journal_mode").fetchone()[0]
@@ -153,13 +153,14 @@ def examine(path: Path, library: ModuleType) -> FileReport:
 def switch_to_wal(path: Path, library: ModuleType) -> Journal:
     """Put an existing file into WAL mode where the library is safe for it and no other process holds the file."""
     engine = SqliteEngine(path, library)
-    with _refusals(library), _locked(path), closing(engine.open_raw(_OPEN_BUSY_MILLISECONDS)) as raw:
+    with refusals(library), locked(path), closing(engine.open_raw(_OPEN_BUSY_MILLISECONDS)) as raw:
         _version_of(raw)
         return _settle_journal(raw, library, fresh=is_safe_for_wal(library.sqlite_version_info))
 
 
 @contextmanager
-def _refusals(library: ModuleType) -> Iterator[None]:
+def refusals(library: ModuleType) -> Iterator[None]:
+    """Turn what the system and the driver raise into Unavailable."""
     try:
         yield
     except OSError as error:
@@ -171,18 +172,21 @@ def _refusals(library: ModuleType) -> Iterator[None]:
         raise refusal(error) or error from None
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Create the folder for its owner alone, where it is new."""
     if not folder.exists():
         folder.mkdir(parents=True, mode=0o700, exist_ok=True)
 
 
-def _create_private(path: Path) -> None:
+def create_private(path: Path) -> None:
+    """Create an empty file for its owner alone, where it is new."""
     # SQLite gives the journal and the shared memory the mode of the file.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock under which a database is created, migrated and restored; raises Unavailable after a minute."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path.with_name(path.name + ".lock"), timeout=_LOCK_SECONDS, mode=0o600)

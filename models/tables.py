@@ -144,6 +144,7 @@ chat_sessions = Table(
     Column("session_data", Json),
     UniqueConstraint("user_key", "source", "source_id"),
     UniqueConstraint("user_key", "idempotency_key"),
+    Index(None, "user_key"),
     Index(None, "user_key", "status"),
     _one_of("status", "active", "archived"),
 )
@@ -210,8 +211,8 @@ tool_call_references = Table(
     sqlite_with_rowid=False,
 )
 
-# Partial indexes: an entry without a key costs nothing. Naming PostgreSQL's option here as well would import its dialect,
-# a tenth of a second of every start.
+# Partial indexes: an entry without a key costs nothing. Naming PostgreSQL's option here as well would import its
+# dialect, a tenth of a second of every start.
 for _entries in (messages, tool_usages):
     _given = _entries.c.idempotency_key.is_not(None)
     Index(None, _entries.c.session_key, _entries.c.idempotency_key, unique=True, sqlite_where=_given)

@@ -23,6 +23,7 @@ def build() -> typer.Typer:
     app.command("sessions")(sessions.list_sessions)
     app.command("show")(sessions.show)
     app.command("config")(config.config)
+    app.command()(database.doctor)
     app.add_typer(users.build(), name="user")
     app.add_typer(database.build(), name="db")
     app.callback(invoke_without_command=True)(_top)

@@ -61,6 +61,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("user_key", "source", "source_id", name=op.f("uq_chat_sessions_user_key_source_source_id")),
     )
     op.create_index(op.f("ix_chat_sessions_forked_from_key"), "chat_sessions", ["forked_from_key"], unique=False)
+    op.create_index(op.f("ix_chat_sessions_user_key"), "chat_sessions", ["user_key"], unique=False)
     op.create_index(op.f("ix_chat_sessions_user_key_status"), "chat_sessions", ["user_key", "status"], unique=False)
     op.create_table(
         "messages",
