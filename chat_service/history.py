@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Text, bindparam, cast, func, select
 
 from chat_service.messages import MESSAGE_COLUMNS, check_one_edge, entry_parameters
-from chat_service.paging import check_limit
+from chat_service.paging import END, check_limit, check_seq
 from chat_service.sessions import get_key, get_session
 from chat_service.tool_usage import TOOL_USAGE_COLUMNS
 from models.errors import Invalid, NotFound
@@ -115,6 +115,7 @@ def get_preview(
     content_limit: int = 1_000,
 ) -> HistoryPreviewDict:
     """Return the same window with no more than `content_limit` characters of any text."""
+    _check_content_limit(content_limit)
     window = _place(connection, user_id, session_id, limit, before_seq, after_seq)
     parameters = {"session_id": session_id, "content_limit": content_limit} | _edges(window)
     said = all_rows(connection, MessagePreviewDict, _MESSAGE_PREVIEWS, parameters)
@@ -132,11 +133,11 @@ def get_entry(
     content_limit: int = 16_000,
 ) -> EntryPieceDict:
     """Return a piece of one entry's text; raises NotFound where the session has no such entry."""
-    if content_offset < 0:
-        raise Invalid("content_offset must be 0 or more.")
-    if not 1 <= content_limit <= MAX_PIECE:
-        raise Invalid(f"content_limit must be between 1 and {MAX_PIECE}.")
+    check_seq("content_offset", content_offset)
+    _check_content_limit(content_limit)
     session_key = get_key(connection, user_id, session_id)
+    if not 0 < seq < END:
+        raise _no_such_entry()
     where = {"session_key": session_key, "seq": seq, "start": content_offset + 1, "piece": content_limit}
     message = connection.execute(_CONTENT_PIECE, where).one_or_none()
     content_type: Literal["text/plain", "application/json"] = "text/plain"
@@ -145,7 +146,7 @@ def get_entry(
     else:
         entry = _whole(connection, user_id, session_id, seq)
         if entry is None:
-            raise NotFound("The session has no entry with this seq: its timeline runs from 1 to last_seq.")
+            raise _no_such_entry()
         text, content_type = to_json(entry), "application/json"
         content, length = text[content_offset : content_offset + content_limit], len(text)
     if content_offset > length:
@@ -160,6 +161,15 @@ def get_entry(
         "content_length": length,
         "next_content_offset": end if end < length else None,
     }
+
+
+def _check_content_limit(content_limit: int) -> None:
+    if not 1 <= content_limit <= MAX_PIECE:
+        raise Invalid(f"content_limit must be between 1 and {MAX_PIECE}.")
+
+
+def _no_such_entry() -> NotFound:
+    return NotFound("The session has no entry with this seq: its timeline runs from 1 to last_seq.")
 
 
 def _whole(

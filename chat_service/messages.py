@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, String, bindparam, cast, insert, select, update
 
-from chat_service.paging import check_limit
+from chat_service.paging import END, check_limit, check_seq
 from chat_service.sessions import ACTING_USER, OWNED, check_ids, digest_of, get_key
 from chat_service.timeline import Keyed, claim, find_replay
 from chat_service.work import Work
@@ -53,9 +53,6 @@ _JOIN_USAGES = (
     .values(message_seq=bindparam("asked_by"))
 )
 
-END = 2**53
-"""Past every seq."""
-
 
 def entry_id(session_id: SessionId, seq: int) -> str:
     """Return the public id of an entry, which is made of its session and seq."""
@@ -86,11 +83,13 @@ def add(
         parameters = entry_parameters(user_id, session_id) | {"seqs": seqs}
         stored = {message["seq"]: message for message in all_rows(work.connection, MessageDict, _BY_SEQ, parameters)}
         return [stored[seq] for seq in seqs]
+    for message in new_messages:
+        edited = message.replaces_seq
+        if edited is not None and not is_message(work.connection, user_id, session_id, edited):
+            raise Invalid("replaces_seq is not the seq of an earlier message of this session.")
     session_key, first_seq = claim(work, user_id, session_id, new_messages=len(new_messages), expected_seq=expected_seq)
     rows: list[dict[str, Any]] = []
     for seq, (message, key) in enumerate(zip(new_messages, keyed, strict=True), start=first_seq):
-        if message.replaces_seq is not None and not is_message(work.connection, session_key, message.replaces_seq, seq):
-            raise Invalid("replaces_seq is not the seq of an earlier message of this session.")
         rows.append(_row(message, key.digest, session_key, seq, work.now))
     work.connection.execute(_INSERT, rows)
     for row, message in zip(rows, new_messages, strict=True):
@@ -128,18 +127,18 @@ def get_page(
     }
 
 
-def is_message(connection: Connection, session_key: int, seq: int, before: int) -> bool:
-    """Tell whether there is a message of this seq in the session, earlier than `before`."""
-    found = connection.execute(_EXISTS, {"session_key": session_key, "seq": seq}).first()
-    return seq < before and found is not None
+def is_message(connection: Connection, user_id: UserId, session_id: SessionId, seq: int) -> bool:
+    """Tell whether the session has a message of this seq; raises NotFound where there is no such session."""
+    session_key = get_key(connection, user_id, session_id)
+    return connection.execute(_EXISTS, {"session_key": session_key, "seq": seq}).first() is not None
 
 
 def check_one_edge(before_seq: int | None, after_seq: int | None) -> None:
     """Raise Invalid where both edges of a window are given, or one of them is negative."""
     if before_seq is not None and after_seq is not None:
         raise Invalid("before_seq and after_seq exclude each other: give one of them.")
-    if (before_seq is not None and before_seq < 1) or (after_seq is not None and after_seq < 0):
-        raise Invalid("before_seq must be 1 or more, after_seq 0 or more.")
+    check_seq("before_seq", before_seq, lowest=1)
+    check_seq("after_seq", after_seq)
 
 
 def _digest(message: NewMessage) -> bytes | None:

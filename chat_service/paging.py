@@ -6,6 +6,10 @@ import hashlib
 
 from chat_service.limits import MAX_PAGE
 from models.errors import Invalid
+from models.text import check_text
+
+END = 2**53
+"""Past every seq: the first integer that JSON's readers may not hold exactly (RFC 8259, section 6)."""
 
 
 def check_limit(limit: int) -> int:
@@ -13,6 +17,21 @@ def check_limit(limit: int) -> int:
     if not 1 <= limit <= MAX_PAGE:
         raise Invalid(f"limit must be between 1 and {MAX_PAGE}.")
     return limit
+
+
+def check_filters(**filters: str | None) -> None:
+    """Raise Invalid, naming the filter, where one is not text that could be stored."""
+    for name, value in filters.items():
+        try:
+            check_text(value or "")
+        except ValueError as error:
+            raise Invalid(f"{name} {error}.") from None
+
+
+def check_seq(name: str, seq: int | None, lowest: int = 0) -> None:
+    """Raise Invalid, naming the argument, where a seq or an offset lies outside what there can be."""
+    if seq is not None and not lowest <= seq < END:
+        raise Invalid(f"{name} must be {lowest} or more, and less than 2 to the power of 53.")
 
 
 def make_cursor(key: int, *of: object) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 from chat_service.events import Event
-from chat_service.paging import check_limit, make_cursor, read_cursor
+from chat_service.paging import check_filters, check_limit, make_cursor, read_cursor
 from chat_service.users import USER_KEY, check_user_id, get_user_key
 from chat_service.work import Work
 from models.errors import Conflict, Invalid, NotFound
@@ -26,7 +26,7 @@ from models.inputs import NewSession, SessionChanges, SessionStatus
 from models.rows import columns, one_row, page_rows
 from models.shapes import ActiveSessionDict, DeletedDict, SessionDict, SessionPageDict
 from models.tables import PublicId, chat_sessions
-from models.text import to_json
+from models.text import to_canonical_json
 
 OWNED = and_(chat_sessions.c.id == bindparam("session_id"), chat_sessions.c.user_key == USER_KEY)
 """The one place where ownership is decided: this session, if the acting user's; parameters session_id, user_id."""
@@ -43,8 +43,7 @@ _BY_IDEMPOTENCY_KEY = select(chat_sessions.c.digest, chat_sessions.c.id).where(
 def digest_of(value: BaseModel) -> bytes:
     """Return a digest of what an input says, its idempotency key and everything left at its default aside."""
     said = value.model_dump(mode="json", exclude={"idempotency_key"}, exclude_defaults=True)
-    canonical = to_json(dict(sorted(said.items())))
-    return hashlib.blake2b(canonical.encode(), digest_size=16).digest()
+    return hashlib.blake2b(to_canonical_json(said).encode(), digest_size=16).digest()
 
 
 def check_ids(user_id: UserId, session_id: SessionId) -> dict[str, str]:
@@ -116,6 +115,7 @@ def get_active(
     without entries counts from its creation.
     """
     check_user_id(user_id)
+    check_filters(client=client, workspace=workspace)
     mine = [chat_sessions.c.user_key == USER_KEY, chat_sessions.c.status == "active"]
     if client is not None:
         mine.append(chat_sessions.c.client == client)
@@ -145,6 +145,7 @@ def list_sessions(
     """Return a page of sessions, the last created first; `query` keeps to titles that contain it."""
     check_user_id(user_id)
     check_limit(limit)
+    check_filters(query=query)
     of = ("sessions", user_id, query, status)
     before = read_cursor(cursor, *of)
     page = (

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, bindparam, null, or_, select, union_all, update
 
 from chat_service.events import Event
+from chat_service.paging import check_seq
 from chat_service.sessions import OWNED, check_ids, get_session
 from chat_service.work import Work
 from models.errors import Conflict
@@ -95,6 +96,7 @@ def claim(
     expected_seq: int | None = None,
 ) -> Claim:
     """Give out the next numbers of the session's timeline; raises NotFound or Conflict, and then gives out none."""
+    check_seq("expected_seq", expected_seq)
     new_entries = new_messages + new_tool_usages
     counts = {"new_entries": new_entries, "new_messages": new_messages, "new_tool_usages": new_tool_usages}
     parameters = check_ids(user_id, session_id) | counts | {"expected_seq": expected_seq, "now": work.now}

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Connection, String, bindparam, case, cast, func, insert, select
 
 from chat_service.messages import SESSION, entry_id, entry_parameters, is_message
-from chat_service.paging import check_limit, make_cursor, read_cursor
+from chat_service.paging import check_filters, check_limit, make_cursor, read_cursor
 from chat_service.sessions import ACTING_USER, OWNED, digest_of, get_key
 from chat_service.timeline import Keyed, claim, find_replay
 from chat_service.users import USER_KEY, check_user_id
@@ -56,10 +56,10 @@ def add(
     if seqs is not None:
         parameters = entry_parameters(user_id, session_id) | {"seq": seqs[0]}
         return all_rows(work.connection, ToolUsageDict, _BY_SEQ, parameters)[0]
-    session_key, seq = claim(work, user_id, session_id, new_tool_usages=1, expected_seq=expected_seq)
     message_seq = usage.message_seq
-    if message_seq is not None and not is_message(work.connection, session_key, message_seq, seq):
+    if message_seq is not None and not is_message(work.connection, user_id, session_id, message_seq):
         raise Invalid("message_seq is not the seq of an earlier message of this session.")
+    session_key, seq = claim(work, user_id, session_id, new_tool_usages=1, expected_seq=expected_seq)
     if message_seq is None and usage.tool_call_id is not None:
         asked_by = {"session_key": session_key, "tool_call_id": usage.tool_call_id}
         message_seq = work.connection.execute(_ASKED_BY, asked_by).scalar_one()
@@ -98,6 +98,7 @@ def list_tool_usage(
 ) -> ToolUsagePageDict:
     """Return a page of tool usage, newest first: of one session, or of all the user's sessions."""
     check_limit(limit)
+    check_filters(tool_name=tool_name)
     of = ("tool_usages", user_id, session_id, tool_name, status)
     before = read_cursor(cursor, *of)
     if session_id is None:
@@ -140,6 +141,7 @@ def summarize(
     status: ToolStatus | None = None,
 ) -> ToolSummaryDict:
     """Return totals by tool, of one session or of all the user's sessions; the same filters as the list."""
+    check_filters(tool_name=tool_name)
     calls = func.count().label("calls")
     errors = func.coalesce(func.sum(case((tool_usages.c.status == "error", 1), else_=0)), 0)
     duration = func.coalesce(func.sum(tool_usages.c.duration_ms), 0.0)

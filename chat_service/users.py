@@ -3,9 +3,10 @@
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from chat_service.events import Event
 from chat_service.work import Work
 from models.errors import Conflict, Invalid, NotFound
-from models.ids import UserId, is_id, new_id
+from models.ids import SessionId, UserId, is_id, new_id
 from models.inputs import NewUser, UserChanges
 from models.rows import columns, one_row
 from models.shapes import DeletedDict, UserDict
@@ -16,6 +17,8 @@ _KEY_BY_ID = select(users.c.key).where(users.c.id == bindparam("user_id"))
 
 USER_KEY = _KEY_BY_ID.scalar_subquery()
 """The acting user's integer key; `user_id` is a parameter of every statement that holds it."""
+
+_SESSIONS_OF = select(chat_sessions.c.id).where(chat_sessions.c.user_key == USER_KEY)
 
 
 def check_user_id(user_id: UserId) -> None:
@@ -83,6 +86,8 @@ def delete_user(work: Work, user_id: UserId) -> DeletedDict:
         func.coalesce(func.sum(chat_sessions.c.tool_usage_count), 0),
     ).where(chat_sessions.c.user_key == USER_KEY)
     sessions, messages, tool_usages = work.connection.execute(totals, {"user_id": user_id}).one()
+    for session_id in work.connection.execute(_SESSIONS_OF, {"user_id": user_id}).scalars():
+        work.tell(Event(user_id, SessionId(session_id), "deleted"))
     work.connection.execute(delete(users).where(users.c.id == user_id))
     return {"deleted": user_id, "sessions": sessions, "messages": messages, "tool_usages": tool_usages}
 

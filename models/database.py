@@ -88,9 +88,11 @@ class Database:
         while self._waiting:
             waiting = self._waiting.popleft()
             waiting.answer.set_exception(Unavailable("The server is shutting down, so nothing was stored: try again."))
+        connections = [*self._readers, *([self._writer] if self._writer else [])]
+        for connection in connections:
+            connection.stop_waiting()
         if self._writing is not None:
             await asyncio.shield(self._writing)
-        connections = [*self._readers, *([self._writer] if self._writer else [])]
         self._readers, self._writer = [], None
         for connection in connections:
             await connection.close()
@@ -163,7 +165,8 @@ class Database:
         try:
             outcomes: list[Outcome] = await writer.submit(lambda: writer.run_group(jobs))
         except Exception as error:
-            return [Outcome(error=error)] * len(jobs)
+            # The transaction itself failed in a way that no unit caused.
+            return [Outcome(error=refusal(error) or error)] * len(jobs)
         return outcomes
 
     def _answer(self, waiting: _Waiting, outcome: Outcome) -> None:

@@ -36,7 +36,10 @@ ToolStatus = Literal["success", "error", "cancelled", "unknown"]
 def _to_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError("has no time zone: write it like 2026-01-31T12:00:00Z")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("lies outside the years 1 to 9999") from None
 
 
 Timestamp = Annotated[datetime, AfterValidator(_to_utc)]

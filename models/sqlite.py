@@ -44,6 +44,7 @@ _PROGRESS_STEPS = 10_000
 
 # Primary result codes (sqlite.org/rescode.html): the low byte of an extended code.
 _BUSY, _LOCKED, _READONLY, _INTERRUPT, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 9, 10, 11, 13, 14, 26
+NOT_A_DATABASE = "The file is not a database and was left as it is: name another file in MCP_CHAT_DATABASE_URL."
 _REFUSALS = {
     _BUSY: "Another program keeps the database locked, so nothing was stored: try again in a moment.",
     _LOCKED: "Another program keeps the database locked, so nothing was stored: try again in a moment.",
@@ -53,7 +54,7 @@ _REFUSALS = {
     _CORRUPT: "The database file is damaged and was left as it is: restore a backup, or move the file away.",
     _FULL: "The disk is full, so nothing was stored: free some space, then try again.",
     _CANTOPEN: "The database file cannot be opened: check that its folder exists and may be written to.",
-    _NOTADB: "The file is not a database and was left as it is: name another file in MCP_CHAT_DATABASE_URL.",
+    _NOTADB: NOT_A_DATABASE,
 }
 
 
@@ -85,6 +86,13 @@ def refusal(error: BaseException) -> Unavailable | None:
     """Return what to tell of a driver's error, or None where it is none of the environment's making."""
     sentence = _REFUSALS.get(primary_code(error) or 0)
     return None if sentence is None else Unavailable(sentence)
+
+
+def _to_answer(error: BaseException) -> BaseException:
+    """Return the error that a caller is answered with; a future can carry any but StopIteration."""
+    if isinstance(error, StopIteration):
+        return RuntimeError("a unit of work raised StopIteration")
+    return refusal(error) or error
 
 
 @dataclass(slots=True)
@@ -162,9 +170,13 @@ class SqliteConnection:
         self._thread._tx.put_nowait((future, work))
         return future
 
+    def stop_waiting(self) -> None:
+        """Let a unit that waits for another program's lock be refused now."""
+        self._closing.set()
+
     async def close(self) -> None:
         """Let the thread finish what has begun, disconnect on it, and end it."""
-        self._closing.set()
+        self.stop_waiting()
         if self._thread._connection is not None:
             await self.submit(self._disconnect)
             await self._thread.close()
@@ -176,7 +188,7 @@ class SqliteConnection:
         try:
             self._begin("IMMEDIATE", max(job.deadline for job in jobs))
         except Exception as error:
-            return [Outcome(error=refusal(error) or error) for _ in jobs]
+            return [Outcome(error=_to_answer(error)) for _ in jobs]
         outcomes: list[Outcome] = []
         alone = len(jobs) == 1
         for job in jobs:
@@ -193,7 +205,7 @@ class SqliteConnection:
             self._commit()
         except Exception as error:
             self._rollback()
-            failed = refusal(error) or error
+            failed = _to_answer(error)
             return [outcome if outcome.error else Outcome(error=failed) for outcome in outcomes]
         return outcomes
 
@@ -203,8 +215,8 @@ class SqliteConnection:
             self._begin("DEFERRED", job.deadline)
             self._deadline = job.deadline
             return job.unit(self._connected)
-        except Exception as error:
-            raise refusal(error) or error from None
+        except BaseException as error:
+            raise _to_answer(error) from None
         finally:
             self._deadline = None
             self._rollback()
@@ -221,12 +233,12 @@ class SqliteConnection:
             self._deadline = None
             if savepoint:
                 self._raw.execute("RELEASE unit")
-        except Exception as error:
+        except BaseException as error:
             self._deadline = None
             if self._raw.in_transaction and savepoint:
                 self._raw.execute("ROLLBACK TO unit")
                 self._raw.execute("RELEASE unit")
-            return Outcome(error=refusal(error) or error)
+            return Outcome(error=_to_answer(error))
         return Outcome(result=result)
 
     @property

@@ -5,6 +5,7 @@ lock, so that any number of processes may open a fresh file at once. A file that
 """
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -19,11 +20,13 @@ from sqlalchemy.exc import ArgumentError
 from typing_extensions import TypedDict
 
 from models.errors import Invalid, Unavailable
-from models.sqlite import SqliteEngine, is_safe_for_wal, refusal
+from models.sqlite import NOT_A_DATABASE, SqliteEngine, is_safe_for_wal, refusal
 from models.tables import APPLICATION_ID, SCHEMA_VERSION
 
 MOUNTS = Path("/proc/self/mounts")
 _OPEN_BUSY_MILLISECONDS = 10_000
+_HEADER = b"SQLite format 3\0"
+_OCTAL = re.compile(r"\\([0-7]{3})")
 _LOCK_SECONDS = 60
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"9p", "afs", "ceph", "cifs", "davfs", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "smb2", "smb3", "smbfs"}
@@ -44,12 +47,12 @@ def path_from_url(url: str) -> Path:
     example = "write sqlite+aiosqlite:////absolute/path/chat.db"
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise Invalid(f"MCP_CHAT_DATABASE_URL is not a database URL: {example}.") from None
     if parsed.drivername != "sqlite+aiosqlite":
         raise Invalid(f"MCP_CHAT_DATABASE_URL names an engine that this version does not serve: {example}.")
     name = unquote(parsed.database or "")
-    if not name or name == ":memory:" or name.startswith("file:") or parsed.query:
+    if not name or name == ":memory:" or name.startswith("file:") or "\0" in name or parsed.host or parsed.query:
         raise Invalid(f"MCP_CHAT_DATABASE_URL must name a file, since a record has to outlive its server: {example}.")
     path = Path(name)
     if not path.is_absolute():
@@ -81,7 +84,7 @@ def _file_system(path: Path, mounts: Path) -> str | None:
         fields = line.split()
         if len(fields) < 3:
             continue
-        point = fields[1].encode().decode("unicode_escape")
+        point = _OCTAL.sub(lambda escaped: chr(int(escaped[1], 8)), fields[1])
         # A later mount covers an earlier one at the same place.
         if resolved.is_relative_to(point) and len(point) >= longest:
             found, longest = fields[2], len(point)
@@ -94,12 +97,10 @@ def prepare(path: Path, library: ModuleType) -> Journal:
     Raises Unavailable, and leaves the file alone, where it is damaged, not ours, newer than we are, on a network file
     system, or in a place that cannot be written.
     """
-    refuse_network_file_system(path)
-    if path.is_dir():
-        raise Unavailable("The database path is a folder: name a file in it in MCP_CHAT_DATABASE_URL.")
     engine = SqliteEngine(path, library)
     with refusals(library):
-        if not path.exists() or path.stat().st_size == 0:
+        refuse_network_file_system(path)
+        if _is_fresh(path):
             make_folder(path.parent)
             with locked(path):
                 create_private(path)
@@ -128,9 +129,11 @@ class FileReport(TypedDict):
 
 def examine(path: Path, library: ModuleType) -> FileReport:
     """Look at the file without changing it; raises Unavailable where it is not a database of ours, or newer."""
+    with refusals(library):
+        fresh = _is_fresh(path)
     report: FileReport = {
         "path": str(path),
-        "exists": path.exists(),
+        "exists": not fresh,
         "size": 0,
         "mode": "",
         "schema_version": 0,
@@ -156,6 +159,19 @@ def switch_to_wal(path: Path, library: ModuleType) -> Journal:
     with refusals(library), locked(path), closing(engine.open_raw(_OPEN_BUSY_MILLISECONDS)) as raw:
         _version_of(raw)
         return _settle_journal(raw, library, fresh=is_safe_for_wal(library.sqlite_version_info))
+
+
+def _is_fresh(path: Path) -> bool:
+    """Tell whether there is no database yet; raises Unavailable where there is something else."""
+    if path.is_dir():
+        raise Unavailable("The database path is a folder: name a file in it in MCP_CHAT_DATABASE_URL.")
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    # SQLite takes a file of a few bytes for an empty database, and would write over it.
+    with path.open("rb") as file:
+        if file.read(len(_HEADER)) != _HEADER:
+            raise Unavailable(NOT_A_DATABASE)
+    return False
 
 
 @contextmanager

@@ -26,12 +26,15 @@ def check_text(value: str) -> str:
 
 
 def check_json(value: Any) -> Any:
-    """Return the JSON value as it is; raises ValueError where it cannot be stored."""
+    """Return the JSON value as it will be read back; raises ValueError where it cannot be stored."""
     level = [value]
+    has_tuples = False
     for _ in range(MAX_DEPTH):
+        has_tuples = has_tuples or any(isinstance(part, tuple) for part in level)
         level = [inner for part in level for inner in _inside(part)]
         if not level:
-            return value
+            # JSON has one kind of array.
+            return json.loads(to_json(value)) if has_tuples else value
     raise ValueError(f"is nested more than {MAX_DEPTH} levels deep: flatten it, or send it as text")
 
 
@@ -62,5 +65,10 @@ def _check_scalar(part: Any) -> None:
 
 
 def to_json(value: Any) -> str:
-    """Write a JSON value in its shortest form, characters as they are."""
+    """Write a JSON value in its shortest form, characters as they are and keys in their order."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def to_canonical_json(value: Any) -> str:
+    """Write a JSON value so that equal values are written equally, whatever the order of their keys."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, sort_keys=True)
