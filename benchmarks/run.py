@@ -10,7 +10,7 @@ import benchmarks
 
 def names() -> list[str]:
     """Return the benchmarks there are: every module beside this one that has a `main`."""
-    found = (module.name for module in pkgutil.iter_modules(benchmarks.__path__))
+    found = (module.name for module in pkgutil.iter_modules(benchmarks.__path__) if not module.ispkg)
     return [name for name in found if name != "run" and not name.startswith("_")]
 
 

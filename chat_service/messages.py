@@ -108,7 +108,8 @@ def get_page(
 ) -> MessagePageDict:
     """Return the last messages before `before_seq`, or the first after `after_seq`, oldest first.
 
-    The page's `before_seq` and `after_seq` read on; the one that leads nowhere now is None.
+    Passed back, the page's `before_seq` and `after_seq` read on to either side; None where the page itself shows that
+    nothing follows there now, and both on an empty page.
     """
     check_limit(limit)
     check_one_edge(before_seq, after_seq)

@@ -59,10 +59,12 @@ class Database:
         self._readers: list[SqliteConnection] = []
         self._waiting: deque[_Waiting] = deque()
         self._writing: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._open = False
 
     async def open(self) -> Self:
         """Check or create the file, bring it to the newest schema, and connect; raises Invalid or Unavailable."""
+        self._closing = None
         self._journal = await asyncio.to_thread(prepare, self.path, self._library)
         engine = SqliteEngine(self.path, self._library)
         keeps_wal = is_safe_for_wal(self._library.sqlite_version_info)
@@ -85,17 +87,10 @@ class Database:
     async def close(self) -> None:
         """Finish the units that have begun, refuse those that wait, and disconnect."""
         self._open = False
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            waiting.answer.set_exception(Unavailable("The server is shutting down, so nothing was stored: try again."))
-        connections = [*self._readers, *([self._writer] if self._writer else [])]
-        for connection in connections:
-            connection.stop_waiting()
-        if self._writing is not None:
-            await asyncio.shield(self._writing)
-        self._readers, self._writer = [], None
-        for connection in connections:
-            await connection.close()
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="closing the database")
+        # A cancelled caller leaves nothing half closed.
+        await asyncio.shield(self._closing)
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -148,6 +143,19 @@ class Database:
             "schema_version": SCHEMA_VERSION,
             "reason": self._journal.reason,
         }
+
+    async def _close(self) -> None:
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            waiting.answer.set_exception(Unavailable("The server is shutting down, so nothing was stored: try again."))
+        connections = [*self._readers, *([self._writer] if self._writer else [])]
+        for connection in connections:
+            connection.stop_waiting()
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+        self._readers, self._writer = [], None
+        for connection in connections:
+            await connection.close()
 
     async def _write_groups(self) -> None:
         writer = self._writer

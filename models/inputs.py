@@ -169,6 +169,12 @@ class Usage(Input):
     output_tokens: Annotated[int, Field(ge=0, lt=2**53)] | None = None
 
 
+def check_says_something(content: str, parts: list[Part] | None) -> None:
+    """Raise ValueError where a message has neither text nor parts."""
+    if not content and not parts:
+        raise ValueError("content is empty: give some text, or parts where text is not enough")
+
+
 class NewMessage(Input):
     """A message to append; text goes into `content`, what text cannot hold into `parts`."""
 
@@ -186,8 +192,7 @@ class NewMessage(Input):
 
     @model_validator(mode="after")
     def _says_something(self) -> "NewMessage":
-        if not self.content and not self.parts:
-            raise ValueError("content is empty: give some text, or parts where text is not enough")
+        check_says_something(self.content, self.parts)
         if (self.kind == "replacement") != (self.replaces_seq is not None):
             raise ValueError("kind replacement and replaces_seq come together: give both or neither")
         return self

@@ -45,6 +45,7 @@ _PROGRESS_STEPS = 10_000
 # Primary result codes (sqlite.org/rescode.html): the low byte of an extended code.
 _BUSY, _LOCKED, _READONLY, _INTERRUPT, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 9, 10, 11, 13, 14, 26
 NOT_A_DATABASE = "The file is not a database and was left as it is: name another file in MCP_CHAT_DATABASE_URL."
+_TOO_LATE = "The database was busy with other calls for too long, so nothing was stored: try again in a moment."
 _REFUSALS = {
     _BUSY: "Another program keeps the database locked, so nothing was stored: try again in a moment.",
     _LOCKED: "Another program keeps the database locked, so nothing was stored: try again in a moment.",
@@ -158,7 +159,7 @@ class SqliteConnection:
 
     async def open(self) -> None:
         """Start the thread and connect; raises the driver's error."""
-        # Awaited once, by the Database alone: a caller's cancellation does not reach this.
+        # The thread ends with the process even where nobody closes this.
         self._thread._thread.daemon = True
         await self._thread
 
@@ -223,7 +224,7 @@ class SqliteConnection:
 
     def _run_guarded(self, job: Job, *, savepoint: bool) -> Outcome:
         if time.monotonic() > job.deadline:
-            return Outcome(error=Unavailable(_REFUSALS[_BUSY]))
+            return Outcome(error=Unavailable(_TOO_LATE))
         if savepoint:
             self._raw.execute("SAVEPOINT unit")
         self._deadline = job.deadline

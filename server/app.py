@@ -15,7 +15,6 @@ from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 
 from server import resources
-from server.errors import explain
 from server.record import Caller, Record
 from server.tools import all_tools
 from server.tools.binding import CallerSource
@@ -90,10 +89,7 @@ class _Handlers:
         return await resources.read_resource(self._caller_of(context), str(params.uri))
 
     async def complete(self, context: Context, params: types.CompleteRequestParams) -> types.CompleteResult:
-        try:
-            return await resources.complete(self._caller_of(context), params.argument.name, params.argument.value)
-        except Exception as error:
-            raise MCPError(types.INTERNAL_ERROR, explain(error)) from None
+        return await resources.complete(self._caller_of(context), params.argument.name, params.argument.value)
 
     def _caller_of(self, context: Context) -> CallerSource:
         about = context.session.client_params

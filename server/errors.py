@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from models.errors import ChatError
 
@@ -29,20 +30,26 @@ def explain(error: Exception, known_arguments: Sequence[str] = ()) -> str:
 
 def explain_arguments(error: ValidationError, known_arguments: Sequence[str] = ()) -> str:
     """Return each problem as `field: what to do`, without the values that were sent."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    told = [_tell(problem["loc"], problem["type"], problem["msg"], known_arguments) for problem in problems]
+    problems = error.errors(include_url=False, include_input=False)
+    told = [_tell(problem, known_arguments) for problem in problems]
     more = f"; and {len(told) - MAX_PROBLEMS} more" if len(told) > MAX_PROBLEMS else ""
     return "; ".join(told[:MAX_PROBLEMS]) + more + "."
 
 
-def _tell(location: tuple[int | str, ...], kind: str, message: str, known_arguments: Sequence[str]) -> str:
+def _tell(problem: ErrorDetails, known_arguments: Sequence[str]) -> str:
+    location, kind = problem["loc"], problem["type"]
     field = _path(location)
     if kind == "extra_forbidden":
         known = f" (known: {', '.join(known_arguments)})" if len(location) == 1 and known_arguments else ""
         return f"{field}: no such argument{known}"
     if kind == "missing":
         return f"{field}: is required"
-    text = message.removeprefix("Value error, ")
+    if kind == "union_tag_invalid":
+        # The validator's own sentence repeats what was sent.
+        return f"{field}.type: is one of {problem['ctx']['expected_tags']}"
+    if kind == "union_tag_not_found":
+        return f"{field}.type: is required"
+    text = problem["msg"].removeprefix("Value error, ")
     return f"{field}: {text}" if field else text
 
 

@@ -6,6 +6,7 @@ An exception's own text may hold what was stored or sent, so a logged traceback 
 import logging
 import sys
 import traceback
+from collections.abc import Iterator
 from types import TracebackType
 
 
@@ -17,8 +18,16 @@ class QuietFormatter(logging.Formatter):
         ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None],
     ) -> str:
         """Return one line a frame, and the type."""
-        places = [f"  {frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(ei[2])]
-        return "\n".join([*places, ei[0].__name__ if ei[0] else ""])
+        return "\n".join(_places_of(ei[1])) if ei[1] else ""
+
+
+def _places_of(error: BaseException) -> Iterator[str]:
+    for frame in traceback.extract_tb(error.__traceback__):
+        yield f"  {frame.filename}:{frame.lineno} {frame.name}"
+    yield type(error).__name__
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _places_of(inner)
 
 
 def set_up_logging(level: str) -> None:
@@ -26,6 +35,6 @@ def set_up_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(QuietFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    if level != "DEBUG":
-        # Alembic tells of its plug-ins at INFO.
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+    # At DEBUG the SDK and aiosqlite write messages and statements with their values; Alembic tells of its plug-ins.
+    for name in ("mcp", "aiosqlite", "alembic", "asyncio"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -42,16 +42,17 @@ class Record:
 
     async def caller(self, client: str | None = None) -> Caller:
         """Return the local user and the service; raises what opening raised, and the next call tries again."""
+        if self._opening is not None and self._opening.done() and self._opening.exception() is not None:
+            self._opening = None
         self.open_soon()
-        opening = self._opening
-        assert opening is not None, "opening has begun"  # noqa: S101
-        try:
-            opened = await asyncio.shield(opening)
-        except Exception:
-            if self._opening is opening:
-                self._opening = None
-            raise
+        assert self._opening is not None, "opening has begun"  # noqa: S101
+        opened = await asyncio.shield(self._opening)
         return Caller(opened.service, opened.user_id, client)
+
+    @property
+    def is_opening(self) -> bool:
+        """Tell whether opening has begun and not ended yet."""
+        return self._opening is not None and not self._opening.done()
 
     async def close(self) -> None:
         """Finish what has begun, refuse the rest, and let go of the file."""

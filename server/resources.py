@@ -11,14 +11,14 @@ from typing import Any
 import mcp_types as types
 from mcp.shared.exceptions import MCPError
 from mcp.shared.uri_template import UriTemplate
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from models.errors import ChatError, Invalid
+from models.errors import ChatError
 from models.text import to_json
 from server.errors import explain
 from server.record import Caller
 from server.results import Reply
-from server.tools.binding import CallerSource
+from server.tools.binding import CallerSource, Tool
 from server.tools.history import get_session_history
 from server.tools.sessions import list_sessions, show_session
 from server.tools.tool_usage import list_tool_usage
@@ -27,20 +27,18 @@ JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain"
 MAX_COMPLETIONS = 100
 
-_WHOLE_NUMBER = TypeAdapter(int)
-
 Read = Callable[..., Awaitable[Reply[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceKind:
-    """A kind of resource: its address, what it is, and the tool's function that reads it."""
+    """A kind of resource: its address, what it is, and the tool that reads it."""
 
     name: str
     template: UriTemplate
     description: str
     mime_type: str
-    read: Read
+    tool: Tool
 
 
 def resource_kinds() -> tuple[ResourceKind, ...]:
@@ -50,9 +48,9 @@ def resource_kinds() -> tuple[ResourceKind, ...]:
     return (
         _kind("sessions", "chat://sessions{?limit,cursor}", "Your chat sessions, newest first.", list_sessions),
         _kind("session", session, "A chat session: title, status, counts.", show_session),
-        _kind("history", f"{session}/history{window}", "A session's messages and tool calls, in order.", _history),
+        _kind("history", f"{session}/history{window}", "A session's messages and tool calls.", get_session_history),
         _kind("tool-usage", f"{session}/tool-usage{{?limit,cursor}}", "A session's tool calls.", list_tool_usage),
-        _kind("transcript", f"{session}/transcript{window}", "A session as readable text.", _history, TEXT_TYPE),
+        _kind("transcript", f"{session}/transcript{window}", "A session as text.", get_session_history, TEXT_TYPE),
     )
 
 
@@ -81,7 +79,7 @@ async def read_resource(caller: CallerSource, uri: str) -> types.ReadResourceRes
         if found is None:
             continue
         try:
-            reply = await kind.read(await caller(), **_arguments(found))
+            reply = await kind.tool.answer(caller, dict(found))
         except (ChatError, ValidationError) as error:
             raise MCPError(types.INVALID_PARAMS, explain(error), {"uri": uri}) from None
         except Exception as error:
@@ -99,7 +97,15 @@ async def complete(caller: CallerSource, argument: str, value: str) -> types.Com
     """Complete the id of a session, from the beginning of an id or a part of a title."""
     if argument != "session_id":
         return types.CompleteResult(completion=types.Completion(values=[]))
-    who = await caller()
+    try:
+        return await _complete_session_id(await caller(), value)
+    except ChatError as error:
+        raise MCPError(types.INVALID_PARAMS, explain(error)) from None
+    except Exception as error:
+        raise MCPError(types.INTERNAL_ERROR, explain(error)) from None
+
+
+async def _complete_session_id(who: Caller, value: str) -> types.CompleteResult:
     by_id = await who.service.get_user_sessions(who.user_id, None, None, MAX_COMPLETIONS)
     ids = [session["id"] for session in by_id["sessions"] if session["id"].startswith(value)]
     if not ids:
@@ -112,21 +118,4 @@ async def complete(caller: CallerSource, argument: str, value: str) -> types.Com
 
 
 def _kind(name: str, template: str, description: str, read: Read, mime_type: str = JSON_TYPE) -> ResourceKind:
-    return ResourceKind(name, UriTemplate.parse(template), description, mime_type, read)
-
-
-async def _history(
-    caller: Caller, session_id: str, limit: int = 50, before_seq: int | None = None, after_seq: int | None = None
-) -> Reply[Any]:
-    return await get_session_history(caller, session_id, limit, before_seq, after_seq)
-
-
-def _arguments(found: dict[str, str | list[str]]) -> dict[str, Any]:
-    arguments: dict[str, Any] = dict(found)
-    for name in ("limit", "before_seq", "after_seq"):
-        if name in arguments:
-            try:
-                arguments[name] = _WHOLE_NUMBER.validate_python(arguments[name])
-            except ValidationError:
-                raise Invalid(f"{name} must be a whole number.") from None
-    return arguments
+    return ResourceKind(name, UriTemplate.parse(template), description, mime_type, Tool(read, title=description))

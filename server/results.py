@@ -5,7 +5,7 @@ null is left out of both. Results are bounded: what does not fit is counted, and
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +13,8 @@ from models.text import to_json
 
 MAX_CHARACTERS = 20_000
 """What one result may hold, as text or as JSON: about five thousand tokens, which every client takes whole."""
+
+_SHORTEST_PREVIEW = 8
 
 Shape = TypeVar("Shape")
 
@@ -51,6 +53,16 @@ def shorten(text: str | None, limit: int) -> str | None:
     if text is None or len(text) <= limit:
         return text
     return text[: limit - 1] + "…"
+
+
+def bounded(make: Callable[[int], Reply[Any]], longest: int) -> Reply[Any]:
+    """Return the reply that is made with the longest previews that fit into one result."""
+    while True:
+        made = make(longest)
+        size = max(sum(map(len, made.texts)), len(to_json(made.structured)))
+        if size <= MAX_CHARACTERS or longest <= _SHORTEST_PREVIEW:
+            return made
+        longest //= 2
 
 
 def fits(texts: Sequence[str], structured: Sequence[Any], room: int = MAX_CHARACTERS - 2_000) -> int:

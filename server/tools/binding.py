@@ -55,12 +55,16 @@ class Tool:
             annotations=self._annotations,
         )
 
+    async def answer(self, caller: CallerSource, arguments: dict[str, Any]) -> Reply[Any]:
+        """Check the arguments and call the function; raises ValidationError, and whatever the function raises."""
+        checked = self._arguments.model_validate(self._unwrapped(arguments))
+        given = {name: getattr(checked, name) for name in self._arguments.model_fields}
+        return await self._function(await caller(), **given)
+
     async def call(self, caller: CallerSource, arguments: dict[str, Any]) -> types.CallToolResult:
         """Check the arguments, call the function, and return its reply or its refusal."""
         try:
-            checked = self._arguments.model_validate(self._unwrapped(arguments))
-            given = {name: getattr(checked, name) for name in self._arguments.model_fields}
-            reply = await self._function(await caller(), **given)
+            reply = await self.answer(caller, arguments)
         except Exception as error:
             sentence = explain(error, tuple(self._arguments.model_fields))
             return types.CallToolResult(content=[types.TextContent(type="text", text=sentence)], is_error=True)

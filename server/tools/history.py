@@ -23,6 +23,7 @@ from server.results import Reply, fits, reply, to_line, without_nulls
 from server.tools.arguments import SessionIdArgument
 
 _PIECE = 16_000
+_LARGEST_PIECE = 18_000
 _SHORTEST = 400
 _DETAILED_AT_MOST = 50
 _LONGEST_DETAIL = 2_500
@@ -148,6 +149,13 @@ def _refuse_window(limit: int, before_seq: int | None, after_seq: int | None) ->
 
 
 def _piece_reply(piece: EntryPieceDict) -> Reply[HistoryReply]:
+    # Quotes and controls grow in JSON: as much is given as fits there too.
+    content = piece["content"]
+    while len(to_json(content)) > _LARGEST_PIECE:
+        content = content[: len(content) * 3 // 4]
+    if content != piece["content"]:
+        end = piece["content_offset"] + len(content)
+        piece = {**piece, "content": content, "next_content_offset": end}
     fields = {name: value for name, value in piece.items() if name != "session_id"}
     heading = to_line({name: value for name, value in piece.items() if name != "content"})
     return reply({"session_id": piece["session_id"], "piece": without_nulls(fields)}, heading, piece["content"])

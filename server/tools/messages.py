@@ -2,11 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 from models.ids import SessionId
-from models.inputs import IdempotencyKey, JsonObject, Line, NewMessage, Part, Role, Seq, Text, Usage
+from models.inputs import (
+    IdempotencyKey,
+    JsonObject,
+    Line,
+    NewMessage,
+    Part,
+    Role,
+    Seq,
+    Text,
+    Usage,
+    check_says_something,
+)
 from server.record import Caller
 from server.results import Reply, reply
 from server.tools.arguments import SessionIdArgument
@@ -33,6 +44,11 @@ class MessageArgument(BaseModel):
     idempotency_key: Annotated[
         IdempotencyKey | None, Field(description="Your own unique key, which makes repeating the call safe.")
     ] = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "MessageArgument":
+        check_says_something(self.content, self.parts)
+        return self
 
     def to_input(self) -> NewMessage:
         """Return the message as the service takes it."""

@@ -9,7 +9,7 @@ from models.ids import SessionId
 from models.inputs import Line, NewSession, SessionChanges, SessionStatus
 from models.shapes import DeletedDict, SessionDict
 from server.record import Caller
-from server.results import Reply, reply, shorten, to_line, to_lines, without_nulls
+from server.results import Reply, bounded, reply, shorten, to_line, to_lines, without_nulls
 from server.tools.arguments import (
     CursorArgument,
     IdempotencyKeyArgument,
@@ -90,9 +90,13 @@ async def list_sessions(
     Where next_cursor is given there are more: call again with cursor=next_cursor and the same filters.
     """
     page = await caller.service.get_user_sessions(caller.user_id, query, status, limit, cursor)
-    sessions = [_preview(session) for session in page["sessions"]]
-    heading = {"sessions": len(sessions), "next_cursor": page["next_cursor"]}
-    return reply({"sessions": sessions, "next_cursor": page["next_cursor"]}, to_lines(heading, sessions))
+    heading = {"sessions": len(page["sessions"]), "next_cursor": page["next_cursor"]}
+
+    def made(longest: int) -> Reply[SessionListReply]:
+        sessions = [_preview(session, longest) for session in page["sessions"]]
+        return reply({"sessions": sessions, "next_cursor": page["next_cursor"]}, to_lines(heading, sessions))
+
+    return bounded(made, _PREVIEW)
 
 
 async def get_active_session(
@@ -164,13 +168,13 @@ def _full(session: SessionDict) -> dict[str, Any]:
     )
 
 
-def _preview(session: SessionDict) -> dict[str, Any]:
+def _preview(session: SessionDict, longest: int) -> dict[str, Any]:
     return without_nulls(
         {
             "id": session["id"],
-            "title": shorten(session["title"], _PREVIEW),
+            "title": shorten(session["title"], longest),
             "status": session["status"],
-            "client": shorten(session["client"], _PREVIEW // 3),
+            "client": shorten(session["client"], longest),
             "last_seq": session["last_seq"],
             "created_at": session["created_at"],
             "last_append_at": session["last_append_at"],

@@ -10,10 +10,10 @@ from models.inputs import JsonObject, JsonValue, Name, NewToolUsage, Seq, Text, 
 from models.shapes import ToolTotalDict, ToolUsageDict
 from models.text import to_json
 from server.record import Caller
-from server.results import Reply, reply, shorten, to_lines, without_nulls
+from server.results import Reply, bounded, reply, shorten, to_lines, without_nulls
 from server.tools.arguments import CursorArgument, IdempotencyKeyArgument, LimitArgument, SessionIdArgument
 
-_PREVIEW = 60
+_PREVIEW = 80
 _MAX_TOTALS = 10
 
 
@@ -112,7 +112,6 @@ async def list_tool_usage(
     session = None if session_id is None else SessionId(session_id)
     page = await caller.service.get_session_tool_usage(caller.user_id, session, tool_name, status, limit, cursor)
     totals = await caller.service.summarize_tool_usage(caller.user_id, session, tool_name, status)
-    usages = [_preview(usage) for usage in page["tool_usages"]]
     tools = totals["tools"][:_MAX_TOTALS]
     heading: dict[str, Any] = {
         "calls": totals["calls"],
@@ -120,20 +119,26 @@ async def list_tool_usage(
         "more_tools": totals["left_out"] + len(totals["tools"]) - len(tools),
         "next_cursor": page["next_cursor"],
     }
-    return reply({"tool_usages": usages, "tools": tools, **heading}, to_lines(heading, [*tools, *usages]))
+
+    def made(longest: int) -> Reply[ToolUsageListReply]:
+        usages = [_preview(usage, longest) for usage in page["tool_usages"]]
+        named = [{**tool, "tool_name": shorten(tool["tool_name"], longest)} for tool in tools]
+        return reply({"tool_usages": usages, "tools": named, **heading}, to_lines(heading, [*named, *usages]))
+
+    return bounded(made, _PREVIEW)
 
 
-def _preview(usage: ToolUsageDict) -> dict[str, Any]:
+def _preview(usage: ToolUsageDict, longest: int) -> dict[str, Any]:
     result = None if usage["result"] is None else to_json(usage["result"])
     return without_nulls(
         {
             "session_id": usage["session_id"],
             "seq": usage["seq"],
-            "tool_name": shorten(usage["tool_name"], _PREVIEW),
+            "tool_name": shorten(usage["tool_name"], longest),
             "status": usage["status"],
-            "arguments": shorten(to_json(usage["arguments"]), _PREVIEW),
-            "result": shorten(result, _PREVIEW),
-            "error": shorten(usage["error"], _PREVIEW),
+            "arguments": shorten(to_json(usage["arguments"]), longest),
+            "result": shorten(result, longest),
+            "error": shorten(usage["error"], longest),
             "duration_ms": usage["duration_ms"],
             "created_at": usage["created_at"],
         }

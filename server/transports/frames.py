@@ -19,10 +19,13 @@ _UNPARSEABLE = (
     "The call is not valid JSON as MCP needs it: UTF-8, no lone surrogates, no NaN, integers of at most 4,300 digits, "
     "at most 200 levels."
 )
-_TAIL = 4_096
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]')
-_ID_VALUE = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.){0,200}"|-?\d{1,20})')
-_ID_AT_END = re.compile(rb'"id"\s*:\s*("(?:[^"\\]|\\.){0,200}"|-?\d{1,20})\s*\}\s*$')
+_SPACES = 64
+# A string that is never closed is one token to the end, and no token is looked at twice: the scan takes time in
+# proportion to the frame, whatever it holds.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{}\[\]]', re.DOTALL)
+_ID = rb'("(?:[^"\\]|\\.){0,200}"|-?\d{1,20})'
+_ID_VALUE = re.compile(rb"\s*:\s*" + _ID + rb"(?=\s*[,}])")
+_ID_AT_END = re.compile(rb'[{,]\s*"id"\s*:\s*' + _ID + rb"\s*\}\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +90,21 @@ def find_id(head: bytes, tail: bytes = b"") -> str | int | None:
             depth += 1
         elif mark in (b"}", b"]"):
             depth -= 1
-        elif depth == 1 and mark == b'"id"':
+        elif depth == 1 and mark == b'"id"' and _begins_a_member(head, token.start()):
             value = _ID_VALUE.match(head, token.end())
-            if value is not None:
-                return _id_of(value.group(1))
-    found = _ID_AT_END.search(tail or head[-_TAIL:])
+            return None if value is None else _id_of(value.group(1))
+    found = _ID_AT_END.search(tail)
     return None if found is None else _id_of(found.group(1))
 
 
 def to_frame(message: SessionMessage) -> bytes:
     """Write a message as the line that goes over the wire."""
     return message.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
+
+
+def _begins_a_member(frame: bytes, position: int) -> bool:
+    before = frame[max(position - _SPACES, 0) : position].rstrip()
+    return before.endswith((b"{", b","))
 
 
 def _id_of(literal: bytes) -> str | int | None:

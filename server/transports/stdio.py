@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -25,12 +25,16 @@ from models.errors import Invalid
 from server.logs import set_up_logging
 from server.settings import Settings, read_settings
 
+if TYPE_CHECKING:
+    from server.record import Record
+
 logger = logging.getLogger(__name__)
 
 _CHUNK = 65_536
 _KEPT_TAIL = 4_096
 _FRAMES_AHEAD = 32
 _LAST_ANSWERS_SECONDS = 0.4
+_MOMENTS_TO_OPEN = 12
 _CLOSE_SECONDS = 0.9
 
 
@@ -68,14 +72,11 @@ async def _serve_and_leave(settings: Settings, wire_in: int, wire_out: int) -> N
 
     record = Record(settings)
     server = build_server(record)
-    wire = StdioWire(wire_in, wire_out, settings.max_frame_bytes, on_first_answer=record.open_soon)
+    wire = StdioWire(wire_in, wire_out, settings.max_frame_bytes, record)
+    _on_signals(wire.stop)
     code = 0
     try:
-        async with asyncio.TaskGroup() as tasks:
-            serving = tasks.create_task(wire.serve(server))
-            _on_signals(serving.cancel)
-    except asyncio.CancelledError:
-        pass
+        await wire.serve(server)
     except BaseException as error:
         logger.error("serving ended early", exc_info=error)
         code = 1
@@ -102,12 +103,11 @@ def _on_signals(stop: Callable[[], Any]) -> None:
 class StdioWire:
     """Reads frames from one descriptor on a thread, writes to another on a second one, and runs a server in between."""
 
-    def __init__(
-        self, wire_in: int, wire_out: int, max_frame_bytes: int, *, on_first_answer: Callable[[], None]
-    ) -> None:
+    def __init__(self, wire_in: int, wire_out: int, max_frame_bytes: int, record: "Record") -> None:
         self._in, self._out = wire_in, wire_out
         self._limit = max_frame_bytes
-        self._on_first_answer: Callable[[], None] | None = on_first_answer
+        self._record = record
+        self._stopping = False
         self._loop = asyncio.get_running_loop()
         self._arrived: asyncio.Queue[Any] = asyncio.Queue()
         self._room = threading.BoundedSemaphore(_FRAMES_AHEAD)
@@ -116,7 +116,7 @@ class StdioWire:
         self._all_answered = asyncio.Event()
 
     async def serve(self, server: Any) -> None:
-        """Run the server until stdin ends; returns when it has, raises CancelledError when told to stop."""
+        """Run the server until stdin ends or `stop` is called."""
         for work in (self._read_frames, self._write_frames):
             threading.Thread(target=work, daemon=True, name=work.__name__.strip("_")).start()
         to_server, from_client = anyio.create_memory_object_stream[Any](0)
@@ -126,11 +126,16 @@ class StdioWire:
             tasks.create_task(self._hand_out(from_server))
             await server.run(from_client, to_client, server.create_initialization_options())
 
+    def stop(self) -> None:
+        """Take no further frames, as if stdin had ended."""
+        self._stopping = True
+        self._arrived.put_nowait(None)
+
     async def _hand_in(self, to_server: MemoryObjectSendStream[Any]) -> None:
         from server.transports.frames import Oversized, Refusal, parse, refuse_oversized
 
         async with to_server:
-            while (frame := await self._arrived.get()) is not None:
+            while (frame := await self._arrived.get()) is not None and not self._stopping:
                 self._room.release()
                 oversized = isinstance(frame, Oversized)
                 parsed = refuse_oversized(frame, self._limit) if oversized else parse(frame)
@@ -142,11 +147,18 @@ class StdioWire:
                 self._note_request(parsed.message)
                 with suppress(anyio.BrokenResourceError):
                     await to_server.send(parsed)
-            # The client has closed stdin: what it has asked gets a moment, then the server is told.
+            await self._let_answers_out()
+
+    async def _let_answers_out(self) -> None:
+        # What was asked gets a moment to be answered, and another while the record is only being opened.
+        moments = 1 if self._stopping else _MOMENTS_TO_OPEN
+        for _ in range(moments):
+            was_opening = self._record.is_opening
             if self._unanswered:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LAST_ANSWERS_SECONDS):
-                        await self._all_answered.wait()
+                    await asyncio.wait_for(self._all_answered.wait(), _LAST_ANSWERS_SECONDS)
+            if not self._unanswered or not (was_opening or self._record.is_opening):
+                return
 
     async def _hand_out(self, from_server: MemoryObjectReceiveStream[Any]) -> None:
         from server.transports.frames import to_frame
@@ -155,9 +167,7 @@ class StdioWire:
             async for message in from_server:
                 await self._write(to_frame(message))
                 self._note_answer(getattr(message.message, "id", None))
-                if self._on_first_answer is not None:
-                    self._on_first_answer()
-                    self._on_first_answer = None
+                self._record.open_soon()
 
     async def _write(self, frame: bytes) -> None:
         written = self._loop.create_future()

@@ -1,0 +1,1 @@
+"""Other stores of conversations, under the same load as ours."""

@@ -1,0 +1,287 @@
+"""What is still there when several processes append to one store: `python -m benchmarks.peers.durability`.
+
+The load is the same for each: P processes, each with a client of its own on the same file, append N texts of 400 bytes
+each, one after the other, and note which of them were acknowledged: the call returned without an error. The store is
+made beforehand by another process, and all have opened it and read it once before any begins, as a run of an agent
+does. What failed is not repeated. At the end a fresh process reads everything back with the store's own functions. Each
+round has a fresh file, and the stores take turns.
+
+Every store runs as its documentation shows it for a file on one machine, with no setting changed:
+
+- ours: each client starts the server over stdio, as MCP clients do; one session, a message a call, idempotency keys.
+- server-memory: the official memory server, started the same way by the same client, with MEMORY_FILE_PATH; an entity
+  a call. Its documentation speaks of one memory file, and each client that is configured with it starts a process.
+- langgraph: AsyncSqliteSaver.from_conn_string; a checkpoint a call into one thread. By design one run at a time
+  works on a thread: a checkpoint is a whole state, and processes that run side by side make branches, of which the
+  newest alone is what the next run sees. What is counted are all checkpoints that `alist` gives, which is the most that
+  can be said for it, and each holds only its own text rather than the whole state. It warns of its use in production.
+- openai-agents: SQLiteSession with a file; `add_items` with one item. Nothing is said of several processes.
+- google-adk: DatabaseSessionService on sqlite+aiosqlite; an event a call. By design one process at a time works on a
+  session: whoever has not seen the newest event is refused as stale, before anything is written. Without more, a
+  process keeps the session that it got first. In google-adk-reload it gets the session again and repeats the append,
+  as the error asks, at most 100 times; each refusal counts as an error. It is the only one that repeats anything.
+
+Several clients on one session are what happens when a person has two of them open, so that is the load even where the
+design is for one. "stored" counts acknowledged appends that were found, "unacknowledged" those found though the call
+had failed; "misordered" those that came back before one that the same process had appended earlier. "seconds" runs from
+the common start to the last acknowledgement. It is no comparison of speed: ours and server-memory answer over a pipe
+from a process of their own, the others are libraries in the process itself, and server-memory does not wait for the
+disk. No process is killed and no power cut here: what is compared is only what processes do to each other.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.load import APPEND, CREATE, READ, READY, Appended, Plan, describe, text_of
+from server.app import server_version
+from tests.clients.environments import ROOT, Environment, Failed, Node, NodeCommand, OwnPython, Python, needs_npm
+
+_SECONDS_FOR_A_ROUND = 300.0
+_LONGEST_LINE = 2**26
+
+ADK = Python("peers/google_adk", "google-adk", ("google-adk[db]>=2.13", "aiosqlite"))
+MEMORY = Node("peers/server_memory", "@modelcontextprotocol/server-memory", "latest")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A store: the program beside this file that is its worker, where that runs, and its own word for a variant."""
+
+    name: str
+    worker: str
+    environment: Environment
+    mode: str = ""
+
+    @property
+    def version(self) -> str:
+        """The version of the store."""
+        return server_version() if self is OURS else self.environment.version()
+
+    @property
+    def interpreter(self) -> Path:
+        """What runs the worker."""
+        return self.environment.interpreter if isinstance(self.environment, Python) else Path(sys.executable)
+
+    @property
+    def command(self) -> list[str]:
+        """How a server is started, where a server it is."""
+        if isinstance(self.environment, NodeCommand):
+            return self.environment.command()
+        return [sys.executable, str(ROOT / "mcp_chat_server.py")] if self is OURS else []
+
+
+OURS = Peer("ours", "worker_ours", OwnPython("mcp"))
+PEERS = (
+    OURS,
+    Peer("server-memory", "worker_server_memory", NodeCommand(MEMORY, "mcp-server-memory")),
+    Peer(
+        "langgraph",
+        "worker_langgraph",
+        Python("peers/langgraph", "langgraph-checkpoint-sqlite", ("langgraph-checkpoint-sqlite>=3.1",)),
+    ),
+    Peer(
+        "openai-agents",
+        "worker_openai_agents",
+        Python("peers/openai_agents", "openai-agents", ("openai-agents>=0.24",)),
+    ),
+    Peer("google-adk", "worker_google_adk", ADK),
+    Peer("google-adk-reload", "worker_google_adk", ADK, "reload"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one round."""
+
+    acknowledged: int
+    stored: int
+    lost: int
+    duplicated: int
+    misordered: int
+    unacknowledged: int
+    errors: int
+    seconds: float
+    first_error: str | None
+
+
+def main() -> int:
+    """Run what the arguments name, print a table, and return how to exit."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.durability", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--only", metavar="NAME", choices=[peer.name for peer in PEERS], action="append")
+    parser.add_argument("--processes", type=int, default=4, help="how many append at the same time")
+    parser.add_argument("--appends", type=int, default=50, help="how many each of them appends")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each store is taken")
+    arguments = parser.parse_args()
+    peers = [peer for peer in PEERS if arguments.only is None or peer.name in arguments.only]
+    needing = [peer.name for peer in peers if needs_npm(peer.environment)]
+    if needing and not (shutil.which("npm") and shutil.which("node")):
+        print(f"npm is needed for {', '.join(needing)}: install Node.js, or name others with --only.", file=sys.stderr)
+        return 1
+    for peer in peers:
+        print(f"{peer.name}: setting up", file=sys.stderr, flush=True)
+        peer.environment.set_up()
+    outcomes: dict[str, list[Outcome]] = {peer.name: [] for peer in peers}
+    failed: dict[str, str] = {}
+    for index in range(arguments.rounds):
+        for peer in peers:
+            print(f"{peer.name}: round {index + 1}", file=sys.stderr, flush=True)
+            try:
+                outcomes[peer.name].append(asyncio.run(_round(peer, arguments.processes, arguments.appends)))
+            except (Failed, TimeoutError) as failure:
+                failed[peer.name] = describe(failure)
+    print(
+        f"{arguments.processes} processes × {arguments.appends} appends of {len(text_of(0, 0))} bytes to one store; "
+        f"a value for each of {arguments.rounds} rounds, or one where all are the same"
+    )
+    _print_table(peers, outcomes)
+    for name, why in failed.items():
+        print(f"{name} did not end a round: {why}")
+    return 1 if failed else 0
+
+
+async def _round(peer: Peer, processes: int, appends: int) -> Outcome:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        plan = Plan(CREATE, (Path(folder) / "store").as_posix(), peer.command, peer.mode)
+        async with asyncio.timeout(_SECONDS_FOR_A_ROUND):
+            handle = await _ask(peer, plan)
+            plan = replace(plan, handle=handle, task=APPEND, appends=appends)
+            appended, seconds = await _append(peer, [replace(plan, process=index) for index in range(processes)])
+            first_errors = [each.first_error for each in appended if each.first_error is not None]
+            errors = sum(each.errors for each in appended)
+            try:
+                found = await _ask(peer, replace(plan, task=READ))
+            except Failed as failure:
+                # What cannot be read is lost to its users.
+                found, errors = [], errors + 1
+                first_errors.append(f"reading back: {failure}")
+    return _outcome(appended, found, errors, first_errors[0] if first_errors else None, seconds)
+
+
+def _outcome(
+    appended: Sequence[Appended], found: Sequence[str], errors: int, first_error: str | None, seconds: float
+) -> Outcome:
+    counted = Counter(found)
+    places = {text: place for place, text in reversed(list(enumerate(found)))}
+    acknowledged: set[str] = set()
+    misordered = 0
+    for process, each in enumerate(appended):
+        texts = [text_of(process, number) for number in each.acknowledged]
+        acknowledged.update(texts)
+        latest = -1
+        for text in texts:
+            place = places.get(text)
+            if place is None:
+                continue
+            misordered += place < latest
+            latest = max(latest, place)
+    stored = len(acknowledged & counted.keys())
+    return Outcome(
+        acknowledged=len(acknowledged),
+        stored=stored,
+        lost=len(acknowledged) - stored,
+        duplicated=counted.total() - len(counted),
+        misordered=misordered,
+        unacknowledged=len(counted.keys() - acknowledged),
+        errors=errors,
+        seconds=seconds,
+        first_error=first_error,
+    )
+
+
+async def _append(peer: Peer, plans: Sequence[Plan]) -> tuple[list[Appended], float]:
+    """Let all workers begin together; return what each was told, and the seconds until the last one was done."""
+    processes: list[Process] = []
+    try:
+        for plan in plans:
+            processes.append(await _start(peer, plan))  # noqa: PERF401 - each is known, and ended, once it runs.
+        for process in processes:
+            if await _line(process) != READY:
+                raise Failed("a worker did something else before it was ready")
+        began = time.perf_counter()
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+        reports = await asyncio.gather(*map(_line, processes))
+        seconds = time.perf_counter() - began
+        for process in processes:
+            await _end(process)
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    return [Appended(**report) for report in reports], seconds
+
+
+async def _ask(peer: Peer, plan: Plan) -> Any:
+    """Run one worker to its end and return its answer."""
+    process = await _start(peer, plan)
+    try:
+        answer = await _line(process)
+        await _end(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return answer
+
+
+async def _start(peer: Peer, plan: Plan) -> Process:
+    return await asyncio.create_subprocess_exec(
+        *(str(peer.interpreter), "-m", f"benchmarks.peers.{peer.worker}", json.dumps(asdict(plan))),
+        cwd=Path(plan.store).parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
+        stdin=PIPE,
+        stdout=PIPE,
+        # What a store logs about an error is told by the error.
+        stderr=DEVNULL,
+        limit=_LONGEST_LINE,
+    )
+
+
+async def _line(process: Process) -> Any:
+    assert process.stdout is not None
+    line = await process.stdout.readline()
+    if not line:
+        raise Failed(f"a worker exited with {await process.wait()} before it had answered")
+    return json.loads(line)
+
+
+async def _end(process: Process) -> None:
+    if await process.wait() != 0:
+        raise Failed(f"a worker exited with {process.returncode} after it had answered")
+
+
+def _print_table(peers: Sequence[Peer], outcomes: dict[str, list[Outcome]]) -> None:
+    counts = ("acknowledged", "stored", "lost", "duplicated", "misordered", "unacknowledged", "errors")
+    lines = [["store", "version", *counts, "seconds", "first error"]]
+    for peer in peers:
+        taken = outcomes[peer.name]
+        cells = [_cell([str(getattr(outcome, count)) for outcome in taken]) for count in counts]
+        seconds = _cell([f"{outcome.seconds:.1f}" for outcome in taken])
+        first_error = next((outcome.first_error for outcome in taken if outcome.first_error), "-")
+        lines.append([peer.name, peer.version, *cells, seconds, first_error])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(values: Sequence[str]) -> str:
+    return " / ".join(values if len(set(values)) > 1 else values[:1]) or "-"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
