@@ -1,0 +1,131 @@
+"""The schema: what the migrations make is what the tables declare, and nothing is paid for it once it is there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import ForeignKeyConstraint, Index, Table, create_engine, text
+from sqlalchemy.schema import PrimaryKeyConstraint, UniqueConstraint
+
+from models import migrate
+from models.database import Database
+from models.sqlite import choose_library
+from models.tables import APPLICATION_ID, SCHEMA_VERSION, metadata
+from tests.conftest import url_of
+from tests.support import run_python
+
+pytestmark = pytest.mark.anyio
+
+TABLES = metadata.sorted_tables
+
+
+def schema_of(path: Path) -> dict[str, str]:
+    """Return the SQL of each table and index of a file, with the white space of one line."""
+    connection = choose_library().connect(str(path))
+    query = "SELECT name, sql FROM sqlite_master WHERE name <> 'alembic_version' AND sql IS NOT NULL"
+    found = {
+        name: " ".join(sql.split()).replace("( ", "(").replace(" )", ")") for name, sql in connection.execute(query)
+    }
+    connection.close()
+    return found
+
+
+def clauses(sql: str) -> tuple[list[str], list[str]]:
+    """Take a statement apart into its columns with what frames them, and its constraints, whose order says nothing."""
+    head, _, rest = sql.partition("(")
+    body, _, tail = rest.rpartition(")")
+    parts, depth, part = [], 0, ""
+    for character in body:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            parts.append(part.strip())
+            part = ""
+        else:
+            part += character
+    parts.append(part.strip())
+    constraints = sorted(part for part in parts if part.startswith("CONSTRAINT "))
+    return [head, *(part for part in parts if part not in constraints), tail], constraints
+
+
+async def test_a_migrated_file_has_the_declared_schema(tmp_path: Path) -> None:
+    async with Database(url_of(tmp_path / "migrated.db")):
+        pass
+    engine = create_engine(f"sqlite:///{tmp_path / 'declared.db'}", module=choose_library())
+    metadata.create_all(engine)
+    engine.dispose()
+    migrated, declared = schema_of(tmp_path / "migrated.db"), schema_of(tmp_path / "declared.db")
+    assert set(migrated) == set(declared)
+    assert len(declared) > len(TABLES)
+    for name, sql in declared.items():
+        assert clauses(migrated[name]) == clauses(sql)
+
+
+async def test_a_migrated_file_tells_whose_it_is_and_which_version(database: Database) -> None:
+    def marks(connection: Any) -> list[int]:
+        names = ("application_id", "user_version", "foreign_keys", "secure_delete", "synchronous")
+        return [connection.execute(text(f"PRAGMA {name}")).scalar_one() for name in names]
+
+    expected = [APPLICATION_ID, SCHEMA_VERSION, 1, 1, 2]
+    assert await database.read(marks) == expected
+    assert await database.write(marks) == expected
+
+
+def test_the_schema_version_is_that_of_the_newest_migration() -> None:
+    assert migrate.newest_version() == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_every_constraint_and_index_has_a_name(table: Table) -> None:
+    named: list[Any] = [*table.constraints, *table.indexes]
+    for item in named:
+        assert item.name, item
+
+
+async def test_every_constraint_in_the_file_has_a_name(database: Database) -> None:
+    for sql in schema_of(database.path).values():
+        for column in clauses(sql)[0][1:-1]:
+            for constraint in ("PRIMARY KEY", "UNIQUE", "FOREIGN KEY", "CHECK", "REFERENCES"):
+                assert constraint not in column
+
+
+def leading_columns(table: Table) -> set[str]:
+    """Name the columns that an index of any kind begins with."""
+    indexed: list[Any] = [
+        item for item in table.constraints if isinstance(item, (PrimaryKeyConstraint, UniqueConstraint))
+    ]
+    # A partial index does not hold every row.
+    indexed += [index for index in table.indexes if index.dialect_options["sqlite"]["where"] is None]
+    return {_first(item) for item in indexed}
+
+
+def _first(item: Index | PrimaryKeyConstraint | UniqueConstraint) -> str:
+    return next(column.name for column in item.columns)
+
+
+FOREIGN_KEYS = [
+    constraint for table in TABLES for constraint in table.constraints if isinstance(constraint, ForeignKeyConstraint)
+]
+
+
+@pytest.mark.parametrize("foreign_key", FOREIGN_KEYS, ids=lambda constraint: str(constraint.name))
+def test_every_foreign_key_leads_an_index(foreign_key: ForeignKeyConstraint) -> None:
+    (column,) = foreign_key.columns
+    assert column.name in leading_columns(foreign_key.table)
+
+
+@pytest.mark.parametrize("foreign_key", FOREIGN_KEYS, ids=lambda constraint: str(constraint.name))
+def test_what_belongs_to_a_row_is_deleted_with_it(foreign_key: ForeignKeyConstraint) -> None:
+    # A fork is a session of its own and outlives the one that it was made from.
+    assert foreign_key.ondelete == (None if foreign_key.column_keys == ["forked_from_key"] else "CASCADE")
+
+
+async def test_a_current_file_is_opened_without_loading_the_migrations(database: Database, database_url: str) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from models.database import Database\n"
+        "async def main():\n"
+        "    async with Database(sys.argv[1]) as database:\n"
+        "        return (await database.health())['schema_version']\n"
+        "print(asyncio.run(main()), [name for name in sys.modules if name.startswith(('alembic', 'mako', 'filelock'))])"
+    )
+    assert run_python(code, database_url) == f"{SCHEMA_VERSION} []"

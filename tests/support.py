@@ -1,0 +1,180 @@
+"""What several tests share: entries to append, values to try, a service for properties, things to count."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, Table, event, func, select
+
+from chat_service import messages, tool_usage
+from chat_service.events import Event
+from chat_service.service import ChatService
+from chat_service.work import Work
+from models.database import Database
+from models.ids import SessionId, UserId
+from models.inputs import NewMessage, NewSession, NewToolUsage, NewUser, ToolCallPart
+from tests.conftest import url_of
+
+ROOT = Path(__file__).parents[1]
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+"""Every text that may be stored, among it emoji, right-to-left scripts and line ends of all kinds."""
+
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**4000), 2**4000)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXTS
+)
+JSON_VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=12,
+)
+JSON_OBJECTS = st.dictionaries(TEXTS, JSON_VALUES, max_size=5)
+
+PROPERTY = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck), derandomize=True)
+"""How properties over a real database run: as many examples as time allows, the same ones each time."""
+
+
+def said(content: str = "hello", **more: Any) -> NewMessage:
+    """Make a user's message."""
+    return NewMessage(role="user", content=content, **more)
+
+
+def asking(*tool_call_ids: str, **more: Any) -> NewMessage:
+    """Make an assistant's message that asks for tool calls."""
+    parts: list[Any] = [ToolCallPart(type="tool_call", id=tool_call_id) for tool_call_id in tool_call_ids]
+    return NewMessage(role="assistant", parts=parts, **more)
+
+
+def done(tool_name: str = "read", **more: Any) -> NewToolUsage:
+    """Make the record of a tool call."""
+    return NewToolUsage(**{"tool_name": tool_name, "arguments": {}} | more)
+
+
+async def new_user(service: ChatService, username: str = "grace") -> UserId:
+    """Create a user and return their id."""
+    return UserId((await service.get_or_create_user(NewUser(username=username)))["id"])
+
+
+async def new_session(service: ChatService, user_id: UserId, **more: Any) -> SessionId:
+    """Create a session and return its id."""
+    return SessionId((await service.create_chat_session(user_id, NewSession(**more)))["id"])
+
+
+async def last_seq(service: ChatService, user_id: UserId, session_id: SessionId) -> int:
+    """Return the end of a session's timeline."""
+    return (await service.get_session(user_id, session_id))["last_seq"]
+
+
+async def fill(service: ChatService, user_id: UserId, session_id: SessionId, entries: int) -> None:
+    """Append entries in one transaction, messages and tool usage by turns."""
+
+    def append(work: Work) -> None:
+        for number in range(entries):
+            if number % 2:
+                tool_usage.add(work, user_id, session_id, done(arguments={"number": number}))
+            else:
+                messages.add(work, user_id, session_id, [said(f"number {number}")])
+
+    await service.transaction(append)
+
+
+async def count_rows(database: Database, table: Table) -> int:
+    """Count all rows of a table."""
+    query = select(func.count()).select_from(table)
+    return await database.read(lambda connection: int(connection.execute(query).scalar_one()))
+
+
+def hear(service: ChatService) -> list[Event]:
+    """Collect the events of a service from now on."""
+    heard: list[Event] = []
+    service.events.subscribe(heard.append)
+    return heard
+
+
+async def watch_statements(database: Database) -> list[str]:
+    """Collect the statements of the units from now on; the database has one reader, so that none escapes."""
+    statements: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *others: Any) -> None:
+        statements.append(statement)
+
+    def listen(connection: Connection) -> None:
+        event.listen(connection, "before_cursor_execute", note)
+
+    await database.read(listen)
+    await database.write(listen)
+    return statements
+
+
+async def watch_commits(database: Database) -> list[str]:
+    """Collect the COMMITs of the writer from now on."""
+    commits: list[str] = []
+
+    def note(statement: str) -> None:
+        if statement == "COMMIT":
+            commits.append(statement)
+
+    def listen(connection: Connection) -> None:
+        raw: Any = connection.connection.driver_connection
+        raw.set_trace_callback(note)
+
+    await database.write(listen)
+    commits.clear()
+    return commits
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A service with a user and a session, and the loop on which its calls run."""
+
+    runner: asyncio.Runner
+    service: ChatService
+    user_id: UserId
+    session_id: SessionId
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Serving]:
+    """Open a service for a property, whose examples are plain functions that share one database."""
+    with asyncio.Runner() as runner:
+        database = runner.run(Database(url_of(folder / "chat.db")).open())
+        try:
+            service = ChatService(database)
+            user_id = runner.run(new_user(service))
+            yield Serving(runner, service, user_id, runner.run(new_session(service, user_id)))
+        finally:
+            runner.run(database.close())
+
+
+def start_python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Start a program in a process of its own, in which the packages can be imported."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finish(processes: Sequence[subprocess.Popen[str]]) -> list[str]:
+    """Wait for programs, all of which must succeed, and return what each printed."""
+    printed = []
+    for process in processes:
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        printed.append(output.strip())
+    return printed
+
+
+def run_python(code: str, *arguments: object) -> str:
+    """Run a program in a process of its own and return what it printed."""
+    return finish([start_python(code, *arguments)])[0]
