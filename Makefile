@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench clients clean
+.PHONY: demo test lint format bench clients endurance clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
@@ -33,6 +33,10 @@ clients: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.run
+
+# The reliability tests with larger counts: hours. Writes what was seen to docs/reliability.md.
+endurance: .venv/ready
+	$(BIN)/python -m tests.reliability.report
 
 clean:
 	rm -rf .venv .clients .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

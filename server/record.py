@@ -6,6 +6,7 @@ answer; a call that needs it waits for that. Where opening fails, calls are told
 
 import asyncio
 import importlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,17 +37,23 @@ class Record:
 
     def open_soon(self) -> None:
         """Begin to open, where that has not begun, and do not wait."""
+        self._begun()
+
+    def _begun(self) -> "asyncio.Task[Caller]":
         if self._opening is None:
             self._opening = asyncio.create_task(self._open(), name="opening the record")
             self._opening.add_done_callback(_look_at)
+        return self._opening
 
     async def caller(self, client: str | None = None) -> Caller:
         """Return the local user and the service; raises what opening raised, and the next call tries again."""
+        if self.is_opening:
+            # It began before this call: where it fails, its reason may be gone by now.
+            with suppress(Exception):
+                await asyncio.shield(self._begun())
         if self._opening is not None and self._opening.done() and self._opening.exception() is not None:
             self._opening = None
-        self.open_soon()
-        assert self._opening is not None, "opening has begun"  # noqa: S101
-        opened = await asyncio.shield(self._opening)
+        opened = await asyncio.shield(self._begun())
         return Caller(opened.service, opened.user_id, client)
 
     @property

@@ -214,7 +214,9 @@ def _line(entry: dict[str, Any]) -> str:
     rest = dict(entry)
     seq = rest.pop("seq")
     if "role" in rest:
-        role, content, parts = rest.pop("role"), rest.pop("content"), rest.pop("parts", None)
+        role, parts = rest.pop("role"), rest.pop("parts", None)
+        # Indented, so that no line of stored text can pass for the beginning of an entry.
+        content = rest.pop("content").replace("\n", "\n    ")
         return f"[{seq}] {role}: {content}{'' if parts is None else f' {parts}'}{_marks(rest)}"
     tool_name, arguments, status = rest.pop("tool_name"), rest.pop("arguments"), rest.pop("status")
     result = rest.pop("result", None)
