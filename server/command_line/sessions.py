@@ -15,6 +15,7 @@ from server.record import Caller
 
 _PAGE = 200
 _CUT = 2_000
+_PIPED_WIDTH = 1_000
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -89,12 +90,15 @@ def _print_table(sessions: list[SessionDict]) -> None:
     if not sessions:
         say("no sessions yet: a client starts one with start_session")
         return
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH
     table = Table(box=None, pad_edge=False)
-    for heading in ("id", "title", "status", "entries", "last entry"):
-        table.add_column(heading, no_wrap=heading == "id")
+    for heading in ("id", "status", "entries", "last entry", "title"):
+        table.add_column(heading, no_wrap=True, overflow="ellipsis" if heading == "title" else "fold")
     for session in sessions:
         last = session["last_append_at"]
         when = "" if last is None else datetime.fromisoformat(last).astimezone().strftime("%Y-%m-%d %H:%M")
         title = Text(printable(session["title"] or ""))
-        table.add_row(session["id"], title, session["status"], str(session["last_seq"]), when)
-    Console().print(table)
+        table.add_row(session["id"], session["status"], str(session["last_seq"]), when, title)
+    console.print(table)

@@ -1,0 +1,258 @@
+"""The command line: each command does what its help says, refuses in one sentence, and shows stored text harmlessly."""
+
+import asyncio
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from chat_service.service import ChatService
+from models.database import Database
+from models.errors import ChatError, Conflict, Invalid, NotFound, Unavailable
+from models.ids import SessionId, UserId
+from models.inputs import NewMessage, NewSession, NewToolUsage, NewUser
+from server.command_line.config import server_command
+from server.command_line.main import build
+from server.command_line.terminal import printable
+from tests.conftest import url_of
+from tests.support import ROOT
+
+COMMAND = [sys.executable, str(ROOT / "mcp_chat_server.py")]
+
+
+@pytest.fixture
+def environment(database_url: str) -> dict[str, str]:
+    return {"MCP_CHAT_DATABASE_URL": database_url, "MCP_CHAT_USER": "ada"}
+
+
+def run(environment: Mapping[str, str], *arguments: str, answer: str | None = None) -> str:
+    """Run a command that must succeed, and return what it printed."""
+    result = invoke(environment, *arguments, answer=answer)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def invoke(environment: Mapping[str, str], *arguments: str, answer: str | None = None) -> Result:
+    return CliRunner().invoke(build(), list(arguments), env=dict(environment), input=answer)
+
+
+def refused(environment: Mapping[str, str], *arguments: str) -> ChatError:
+    """Run a command that must be refused, and return the refusal."""
+    error = invoke(environment, *arguments).exception
+    assert isinstance(error, ChatError), error
+    return error
+
+
+def record_of(database_url: str, *contents: str, title: str = "A title") -> str:
+    """Store a session with messages and a tool call, and return its id."""
+
+    async def store() -> str:
+        async with Database(database_url) as database:
+            service = ChatService(database)
+            user_id = UserId((await service.get_or_create_user(NewUser(username="ada")))["id"])
+            session_id = SessionId((await service.create_chat_session(user_id, NewSession(title=title)))["id"])
+            if contents:
+                said = [NewMessage(role="user", content=content) for content in contents]
+                await service.add_messages(user_id, session_id, said)
+            usage = NewToolUsage(tool_name="scale", arguments={"servings": 8}, result="3½ cups")
+            await service.add_tool_usage(user_id, session_id, usage)
+            return session_id
+
+    return asyncio.run(store())
+
+
+def test_sessions_lists_what_there_is(environment: dict[str, str], database_url: str) -> None:
+    assert "no sessions yet" in run(environment, "sessions")
+    session_id = record_of(database_url, "hello", title="Crêpes for eight")
+    listed = run(environment, "sessions", "--query", "crêpes", "--status", "active")
+    assert session_id in listed
+    assert "Crêpes for eight" in listed
+    assert session_id not in run(environment, "sessions", "--status", "archived")
+
+
+def test_sessions_page_by_page_are_all_sessions_once(environment: dict[str, str], database_url: str) -> None:
+    stored = [record_of(database_url, title=f"{number}") for number in range(3)]
+    first = json.loads(run(environment, "sessions", "--json", "--limit", "2"))
+    rest = json.loads(run(environment, "sessions", "--json", "--limit", "2", "--cursor", first["next_cursor"]))
+    assert [each["id"] for each in [*first["sessions"], *rest["sessions"]]] == stored[::-1]
+    assert rest["next_cursor"] is None
+
+
+def test_show_prints_every_entry_in_order(environment: dict[str, str], database_url: str) -> None:
+    session_id = record_of(database_url, *(f"message {number}" for number in range(250)))
+    shown = run(environment, "show", session_id)
+    places = [shown.index(f"    message {number}\n") for number in range(250)]
+    assert places == sorted(places)
+    assert '251 tool (success)\n    scale {"servings":8}\n    "3½ cups"' in shown
+    entries = [json.loads(line) for line in run(environment, "show", session_id, "--json").splitlines()]
+    assert [entry["seq"] for entry in entries] == list(range(1, 252))
+    assert "message 9\n" not in run(environment, "show", session_id, "--after-seq", "200")
+
+
+def test_show_cuts_what_is_long_unless_told(environment: dict[str, str], database_url: str) -> None:
+    session_id = record_of(database_url, "x" * 5_000 + "end")
+    assert "end" not in run(environment, "show", session_id).split("2 tool")[0]
+    assert "3003 more characters" in run(environment, "show", session_id)
+    assert "end" in run(environment, "show", session_id, "--full")
+
+
+def test_stored_text_cannot_steer_the_terminal(environment: dict[str, str], database_url: str) -> None:
+    hostile = "\x1b]0;title\x07\x1b[2Jplain\u202e\u200b\U000e0041\x9b31m \x1bPq\x1b\\tab\tend"
+    session_id = record_of(database_url, hostile, title=f"title {hostile}")
+    for arguments in (("show", session_id), ("show", session_id, "--full"), ("sessions",)):
+        printed = run(environment, *arguments)
+        assert "plain" in printed
+        assert printed == printable(printed)
+        assert "\x1b" not in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("windows\r\nline", "windows\nline"),
+        ("over\rwritten", "overwritten"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("naïve 🎉 だし", "naïve 🎉 だし"),
+    ],
+)
+def test_printable_text_is_what_a_person_reads(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_the_user_is_shown_and_changed(environment: dict[str, str]) -> None:
+    assert "ada" in run(environment, "user", "show")
+    changed = run(environment, "user", "update", "--email", "ada@example.org", "--display-name", "Ada")
+    assert "ada@example.org" in changed
+    assert "ada@example.org" not in run(environment, "user", "update", "--email", "")
+    assert isinstance(refused(environment, "user", "update"), Invalid)
+
+
+def test_the_user_is_deleted_only_when_told(environment: dict[str, str], database_url: str) -> None:
+    session_id = record_of(database_url, "hello")
+    assert invoke(environment, "user", "delete", answer="n\n").exit_code == 1
+    assert session_id in run(environment, "sessions", "--json")
+    assert "1 sessions, 1 messages, 1 tool calls" in run(environment, "user", "delete", "--yes")
+    assert "no sessions yet" in run(environment, "sessions")
+
+
+def test_check_changes_nothing_and_upgrade_creates(environment: dict[str, str], tmp_path: Path) -> None:
+    assert "there is no file yet" in run(environment, "db", "check")
+    assert not (tmp_path / "chat.db").exists()
+    upgraded = run(environment, "db", "upgrade")
+    assert run(environment, "db", "check") == upgraded
+    assert "-rw-------" in upgraded
+
+
+def test_a_backup_is_restored_and_what_was_there_is_kept(environment: dict[str, str], tmp_path: Path) -> None:
+    run(environment, "user", "update", "--email", "before@example.org")
+    backup = str(tmp_path / "copies" / "backup.db")
+    run(environment, "db", "backup", backup)
+    assert isinstance(refused(environment, "db", "backup", backup), Conflict)
+    run(environment, "user", "update", "--email", "after@example.org")
+    assert isinstance(refused(environment, "db", "restore", backup), Conflict)
+    assert isinstance(refused(environment, "db", "restore", str(tmp_path / "none.db"), "--replace"), NotFound)
+    restored = run(environment, "db", "restore", backup, "--replace")
+    assert "before@example.org" in run(environment, "user", "show")
+    kept = next(tmp_path.glob("chat.db.before-restore-*"))
+    assert str(kept) in restored
+    assert "after@example.org" in run({**environment, "MCP_CHAT_DATABASE_URL": url_of(kept)}, "user", "show")
+
+
+def test_the_doctor_is_content_with_a_sound_record(environment: dict[str, str], database_url: str) -> None:
+    assert "does not exist yet" in run(environment, "doctor")
+    record_of(database_url, "hello")
+    report = run(environment, "doctor")
+    assert "PROBLEM" not in report
+    assert "1 sessions, each numbered from 1 without a gap" in report
+
+
+def test_the_doctor_refuses_what_is_no_database(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "chat.db").write_text("not a database", encoding="utf-8")
+    assert isinstance(refused(environment, "doctor"), Unavailable)
+    assert (tmp_path / "chat.db").read_text(encoding="utf-8") == "not a database"
+
+
+@pytest.mark.parametrize("client", ["claude-desktop", "cursor", "vscode"])
+def test_config_prints_json_that_starts_this_installation(environment: dict[str, str], client: str) -> None:
+    printed = json.loads(run(environment, "config", client))
+    entry = (printed.get("mcpServers") or printed["servers"])["chat"]
+    assert [entry["command"], *entry["args"]] == server_command()
+    assert entry["env"] == environment
+    assert entry.get("type") == ("stdio" if client == "vscode" else None)
+
+
+def test_config_prints_a_command_for_claude_code(environment: dict[str, str]) -> None:
+    words = shlex.split(run(environment, "config", "claude-code"))
+    assert words[:3] == ["claude", "mcp", "add"]
+    assert words[words.index("--") + 1 :] == server_command()
+    assert f"MCP_CHAT_USER={environment['MCP_CHAT_USER']}" in words
+
+
+def test_the_command_that_config_prints_starts_a_server(environment: dict[str, str]) -> None:
+    given = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    frame = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": given}
+    answered = subprocess.run(
+        server_command(),
+        input=json.dumps(frame) + "\n",
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert json.loads(answered.stdout)["result"]["serverInfo"]["name"] == "mcp-chat-server"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["config", "emacs"], ["sessions", "--status", "lost"], ["show"], ["nothing"], ["sessions", "--limit", "0"]],
+)
+def test_wrong_arguments_are_refused_with_usage(environment: dict[str, str], arguments: list[str]) -> None:
+    assert invoke(environment, *arguments).exit_code == 2
+
+
+def test_a_refusal_is_one_sentence_and_exit_code_1(environment: dict[str, str]) -> None:
+    for changed, arguments, sentence in (
+        ({}, ["show", "nope"], "session_id is not a session's id"),
+        ({"MCP_CHAT_DATABASE_URL": "sqlite+aiosqlite:///here.db"}, ["sessions"], "must name an absolute path"),
+        ({"MCP_CHAT_LOG_LEVEL": "loud"}, ["sessions"], "MCP_CHAT_LOG_LEVEL"),
+    ):
+        ended = subprocess.run(
+            [*COMMAND, *arguments],
+            env={**os.environ, **environment, **changed},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert ended.returncode == 1
+        assert ended.stdout == ""
+        assert ended.stderr.startswith("mcp-chat-server: ")
+        assert sentence in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+
+
+def test_the_demo_records_survives_and_reads_back(environment: dict[str, str], tmp_path: Path) -> None:
+    printed = run(environment, "demo")
+    assert "70 entries, seq 1 to 70 without a gap, each equal to what was sent" in printed
+    assert "24 tool calls with their results, 24 joined" in printed
+    assert not (tmp_path / "chat.db").exists(), "the demo keeps to a folder of its own"
+
+
+def test_the_demo_plays_a_transcript_that_is_named(environment: dict[str, str], tmp_path: Path) -> None:
+    line = {"type": "user", "uuid": "1", "sessionId": "s", "message": {"role": "user", "content": "Good morning"}}
+    (tmp_path / "one.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    assert "Good morning" in run(environment, "demo", str(tmp_path / "one.jsonl"))
+    (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
+    assert isinstance(refused(environment, "demo", str(tmp_path / "empty.jsonl")), Invalid)
+    assert isinstance(refused(environment, "demo", str(tmp_path / "none.jsonl")), Invalid)
