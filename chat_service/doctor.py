@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import Connection, bindparam, func, select, union_all
+from sqlalchemy import Connection, bindparam, func, literal, select, union_all
 from typing_extensions import TypedDict
 
 from chat_service import upkeep
@@ -28,7 +28,8 @@ class Finding(TypedDict):
 Progress = Callable[[int, int], None]
 
 _entries = union_all(
-    select(messages.c.session_key, messages.c.seq), select(tool_usages.c.session_key, tool_usages.c.seq)
+    select(messages.c.session_key, messages.c.seq, literal(1).label("is_message")),
+    select(tool_usages.c.session_key, tool_usages.c.seq, literal(0).label("is_message")),
 ).subquery()
 _CHUNK_OF_SESSIONS = (
     select(chat_sessions.c.key)
@@ -45,6 +46,8 @@ _BROKEN_NUMBERING = (
         (func.count(_entries.c.seq) != func.max(chat_sessions.c.last_seq))
         | (func.count(_entries.c.seq.distinct()) != func.max(chat_sessions.c.last_seq))
         | (func.coalesce(func.max(_entries.c.seq), 0) != func.max(chat_sessions.c.last_seq))
+        | (func.coalesce(func.min(_entries.c.seq), 1) != 1)
+        | (func.coalesce(func.sum(_entries.c.is_message), 0) != func.max(chat_sessions.c.message_count))
         | (
             func.max(chat_sessions.c.last_seq)
             != func.max(chat_sessions.c.message_count + chat_sessions.c.tool_usage_count)

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 
 from models.errors import Unavailable
 from models.shapes import HealthDict
-from models.sqlite import Job, Outcome, SqliteConnection, SqliteEngine, choose_library, is_safe_for_wal, refusal
+from models.sqlite import ODD, Job, Outcome, SqliteConnection, SqliteEngine, choose_library, is_safe_for_wal, refusal
 from models.sqlite_file import Journal, path_from_url, prepare
 from models.tables import SCHEMA_VERSION
 
@@ -59,6 +59,7 @@ class Database:
         self._readers: list[SqliteConnection] = []
         self._waiting: deque[_Waiting] = deque()
         self._writing: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._open = False
 
@@ -66,18 +67,13 @@ class Database:
         """Check or create the file, bring it to the newest schema, and connect; raises Invalid or Unavailable."""
         self._closing = None
         self._journal = await asyncio.to_thread(prepare, self.path, self._library)
-        engine = SqliteEngine(self.path, self._library)
-        keeps_wal = is_safe_for_wal(self._library.sqlite_version_info)
+        self._connecting = asyncio.create_task(self._connect(), name="opening the database")
         try:
-            self._writer = SqliteConnection(engine, writes=True, keeps_wal=keeps_wal)
-            await self._writer.open()
-            for _ in range(self._reader_count):
-                reader = SqliteConnection(engine, writes=False, keeps_wal=keeps_wal)
-                self._readers.append(reader)
-                await reader.open()
+            # A cancelled caller leaves nothing half open: closing waits for the connections that are on their way.
+            await asyncio.shield(self._connecting)
         except self._library.Error as error:
             await self.close()
-            raise refusal(error) or error from None
+            raise refusal(error) or Unavailable(ODD) from None
         except BaseException:
             await self.close()
             raise
@@ -144,7 +140,19 @@ class Database:
             "reason": self._journal.reason,
         }
 
+    async def _connect(self) -> None:
+        engine = SqliteEngine(self.path, self._library)
+        keeps_wal = is_safe_for_wal(self._library.sqlite_version_info)
+        self._writer = SqliteConnection(engine, writes=True, keeps_wal=keeps_wal)
+        await self._writer.open()
+        for _ in range(self._reader_count):
+            reader = SqliteConnection(engine, writes=False, keeps_wal=keeps_wal)
+            self._readers.append(reader)
+            await reader.open()
+
     async def _close(self) -> None:
+        if self._connecting is not None:
+            await asyncio.wait([self._connecting])
         while self._waiting:
             waiting = self._waiting.popleft()
             waiting.answer.set_exception(Unavailable("The server is shutting down, so nothing was stored: try again."))

@@ -4,6 +4,9 @@ They are raised in chat_service and models, and translated once, in server. A me
 it never holds stored text.
 """
 
+DAMAGED = "The database file is damaged and was left as it is: restore a backup, or move the file away."
+"""What is said of a file whose pages or rows cannot be read."""
+
 
 class ChatError(Exception):
     """The request was refused."""

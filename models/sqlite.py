@@ -31,7 +31,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from models.errors import Unavailable
+from models.errors import DAMAGED, Unavailable
 from models.tables import SCHEMA_VERSION
 
 logger = logging.getLogger(__name__)
@@ -39,12 +39,13 @@ logger = logging.getLogger(__name__)
 Unit = Callable[[Connection], Any]
 
 READER_BUSY_MILLISECONDS = 5_000
-_COMMIT_SECONDS = 10.0
+_COMMIT_SECONDS = 1.0
 _PROGRESS_STEPS = 10_000
 
 # Primary result codes (sqlite.org/rescode.html): the low byte of an extended code.
 _BUSY, _LOCKED, _READONLY, _INTERRUPT, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 9, 10, 11, 13, 14, 26
 NOT_A_DATABASE = "The file is not a database and was left as it is: name another file in MCP_CHAT_DATABASE_URL."
+ODD = "The database did not answer as it should: `mcp-chat-server doctor` tells whether the file is damaged."
 _TOO_LATE = "The database was busy with other calls for too long, so nothing was stored: try again in a moment."
 _REFUSALS = {
     _BUSY: "Another program keeps the database locked, so nothing was stored: try again in a moment.",
@@ -52,7 +53,7 @@ _REFUSALS = {
     _READONLY: "The database is read-only here, so nothing was stored: make the file and its folder writable.",
     _INTERRUPT: "The database took too long, so nothing was stored: try again, with less in one call.",
     _IOERR: "The disk reported an error, so nothing was stored: check the disk and its free space, then try again.",
-    _CORRUPT: "The database file is damaged and was left as it is: restore a backup, or move the file away.",
+    _CORRUPT: DAMAGED,
     _FULL: "The disk is full, so nothing was stored: free some space, then try again.",
     _CANTOPEN: "The database file cannot be opened: check that its folder exists and may be written to.",
     _NOTADB: NOT_A_DATABASE,
@@ -85,7 +86,12 @@ def primary_code(error: BaseException) -> int | None:
 
 def refusal(error: BaseException) -> Unavailable | None:
     """Return what to tell of a driver's error, or None where it is none of the environment's making."""
-    sentence = _REFUSALS.get(primary_code(error) or 0)
+    code = primary_code(error)
+    sentence = _REFUSALS.get(code or 0)
+    if sentence is None and isinstance(error, (DBAPIError, UnicodeDecodeError)):
+        # What no code of the environment explains is a damaged row, or a fault of ours: the log has the code.
+        logger.error("the database ended a statement with code %s (%s)", code, type(error).__name__)
+        sentence = ODD
     return None if sentence is None else Unavailable(sentence)
 
 
@@ -186,8 +192,9 @@ class SqliteConnection:
 
     def run_group(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Run units in one transaction and commit them together; each outcome is that unit's own."""
+        latest = max(job.deadline for job in jobs)
         try:
-            self._begin("IMMEDIATE", max(job.deadline for job in jobs))
+            self._begin("IMMEDIATE", latest)
         except Exception as error:
             return [Outcome(error=_to_answer(error)) for _ in jobs]
         outcomes: list[Outcome] = []
@@ -203,7 +210,8 @@ class SqliteConnection:
             self._rollback()
             return outcomes
         try:
-            self._commit()
+            # In DELETE mode a reader can hold a commit up: the transaction stays, and only the commit is tried again.
+            self._retry_while_busy("COMMIT", max(latest, time.monotonic() + _COMMIT_SECONDS))
         except Exception as error:
             self._rollback()
             failed = _to_answer(error)
@@ -248,7 +256,10 @@ class SqliteConnection:
         return self._connection
 
     def _connect(self) -> Any:
-        self._raw = self._engine.open_raw(0 if self._writes else READER_BUSY_MILLISECONDS)
+        self._raw = self._engine.open_raw(READER_BUSY_MILLISECONDS)
+        if self._writes:
+            # Only now: the settings read the schema, and may meet another process's lock themselves.
+            self._raw.execute("PRAGMA busy_timeout=0")
         self._raw.set_progress_handler(self._past_deadline, _PROGRESS_STEPS)
         self._connection = self._engine.over(self._raw)
         return self._raw
@@ -272,10 +283,6 @@ class SqliteConnection:
         except BaseException:
             self._rollback()
             raise
-
-    def _commit(self) -> None:
-        # In DELETE mode a reader can hold a commit up: the transaction stays, and only the commit is tried again.
-        self._retry_while_busy("COMMIT", time.monotonic() + _COMMIT_SECONDS)
 
     def _rollback(self) -> None:
         if self._raw.in_transaction:

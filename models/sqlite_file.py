@@ -20,12 +20,12 @@ from sqlalchemy.exc import ArgumentError
 from typing_extensions import TypedDict
 
 from models.errors import Invalid, Unavailable
-from models.sqlite import NOT_A_DATABASE, SqliteEngine, is_safe_for_wal, refusal
+from models.sqlite import NOT_A_DATABASE, ODD, SqliteEngine, is_safe_for_wal, refusal
 from models.tables import APPLICATION_ID, SCHEMA_VERSION
 
 MOUNTS = Path("/proc/self/mounts")
 _OPEN_BUSY_MILLISECONDS = 10_000
-_HEADER = b"SQLite format 3\0"
+_SMALLEST = 512
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _LOCK_SECONDS = 60
 _NETWORK_FILE_SYSTEMS = frozenset(
@@ -103,7 +103,9 @@ def prepare(path: Path, library: ModuleType) -> Journal:
         if _is_fresh(path):
             make_folder(path.parent)
             with locked(path):
-                create_private(path)
+                # Another may have been first: a file that is in use is not opened beside SQLite.
+                if _is_fresh(path):
+                    create_private(path)
                 return _upgrade(engine)
         with closing(engine.open_raw(_OPEN_BUSY_MILLISECONDS)) as raw:
             if _version_of(raw) == SCHEMA_VERSION:
@@ -167,10 +169,10 @@ def _is_fresh(path: Path) -> bool:
         raise Unavailable("The database path is a folder: name a file in it in MCP_CHAT_DATABASE_URL.")
     if not path.exists() or path.stat().st_size == 0:
         return True
-    # SQLite takes a file of a few bytes for an empty database, and would write over it.
-    with path.open("rb") as file:
-        if file.read(len(_HEADER)) != _HEADER:
-            raise Unavailable(NOT_A_DATABASE)
+    # SQLite takes a file of a few bytes for an empty database, and would write over it. It is not opened here: closing it
+    # would let go of every lock that this process has on it (sqlite.org/howtocorrupt.html, 2.2).
+    if path.stat().st_size < _SMALLEST:
+        raise Unavailable(NOT_A_DATABASE)
     return False
 
 
@@ -184,8 +186,8 @@ def refusals(library: ModuleType) -> Iterator[None]:
             f"The database's folder cannot be used ({error.strerror}): "
             "make it writable, or name another in MCP_CHAT_DATABASE_URL."
         ) from None
-    except library.Error as error:
-        raise refusal(error) or error from None
+    except (library.Error, UnicodeDecodeError) as error:
+        raise refusal(error) or Unavailable(ODD) from None
 
 
 def make_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ table: packing (session, seq) into the key, or a table without rowid, halved the
 
 import json
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import (
@@ -28,6 +29,7 @@ from sqlalchemy import (
     text,
 )
 
+from models.errors import DAMAGED, Unavailable
 from models.ids import from_microseconds, to_microseconds
 from models.text import to_json
 
@@ -36,6 +38,14 @@ SCHEMA_VERSION = 1
 
 APPLICATION_ID = 0x4D435043
 """`PRAGMA application_id` of our SQLite files: "MCPC"."""
+
+
+def _read(convert: Callable[[Any], Any], value: Any) -> Any:
+    """Convert what was stored; raises Unavailable where it is none of what we store."""
+    try:
+        return None if value is None else convert(value)
+    except (ValueError, TypeError, OverflowError, AttributeError, RecursionError):
+        raise Unavailable(DAMAGED) from None
 
 
 class PublicId(TypeDecorator[str]):
@@ -48,9 +58,9 @@ class PublicId(TypeDecorator[str]):
         """Pack the text."""
         return None if value is None else uuid.UUID(value).bytes
 
-    def process_result_value(self, value: bytes | None, dialect: Dialect) -> str | None:
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> Any:
         """Write the text."""
-        return None if value is None else str(uuid.UUID(bytes=value))
+        return _read(lambda packed: str(uuid.UUID(bytes=packed)), value)
 
 
 class Timestamp(TypeDecorator[str]):
@@ -63,9 +73,9 @@ class Timestamp(TypeDecorator[str]):
         """Count the microseconds."""
         return None if value is None else to_microseconds(value)
 
-    def process_result_value(self, value: int | None, dialect: Dialect) -> str | None:
+    def process_result_value(self, value: int | None, dialect: Dialect) -> Any:
         """Write the text."""
-        return None if value is None else from_microseconds(value)
+        return _read(from_microseconds, value)
 
 
 class Json(TypeDecorator[Any]):
@@ -83,7 +93,7 @@ class Json(TypeDecorator[Any]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """Read the text."""
-        return None if value is None else json.loads(value)
+        return _read(json.loads, value)
 
 
 metadata = MetaData(

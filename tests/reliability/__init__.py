@@ -1,0 +1,1 @@
+"""Tests of the promises that only a crash, a crowd or a broken disk can disprove."""
