@@ -84,7 +84,7 @@ _TOOL_USAGE_PREVIEWS = _window(
 _CONTENT_PIECE = select(
     func.substr(messages.c.content, bindparam("start"), bindparam("piece")),
     func.length(messages.c.content),
-    messages.c.parts.is_(None),
+    messages.c.parts.is_(None) & messages.c.message_metadata.is_(None),
 ).where(messages.c.session_key == bindparam("session_key"), messages.c.seq == bindparam("seq"))
 
 

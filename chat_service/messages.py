@@ -73,9 +73,10 @@ def add(
 ) -> list[MessageDict]:
     """Append messages in this order, all or none, and return them; the replay of a batch returns the first result.
 
-    Raises NotFound, Invalid (a key twice, a `replaces_seq` that is no message) and Conflict (an archived session, a
-    stale `expected_seq`, a key used before for something else, a batch of which only a part is a replay).
+    Raises TooLarge, NotFound, Invalid (a key twice, a `replaces_seq` that is no message) and Conflict (an archived
+    session, a stale `expected_seq`, a key used before for something else, a batch of which only a part is a replay).
     """
+    work.limits.check_messages(new_messages)
     keyed = [Keyed(message.idempotency_key, _digest(message)) for message in new_messages]
     _check_keys(keyed)
     seqs = find_replay(work.connection, user_id, session_id, "message", keyed)

@@ -51,7 +51,7 @@ def read_cursor(cursor: str | None, *of: object) -> int | None:
     body, seal = data[:8], data[8:]
     if len(body) < 8 or seal != _seal(body, of):
         raise Invalid("cursor is not one that this list gave: pass next_cursor unchanged, with the same filters.")
-    return int.from_bytes(body)
+    return min(int.from_bytes(body), END)
 
 
 def _seal(body: bytes, of: tuple[object, ...]) -> bytes:

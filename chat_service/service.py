@@ -80,7 +80,6 @@ class ChatService:
 
     async def create_chat_session(self, user_id: UserId, new_session: NewSession) -> SessionDict:
         """Create a chat session and return it; a replay of an idempotency key returns the first one."""
-        self._limits.check_metadata("metadata", new_session.session_data)
         return await self._write(sessions.create, user_id, new_session)
 
     async def get_session(self, user_id: UserId, session_id: SessionId) -> SessionDict:
@@ -106,7 +105,6 @@ class ChatService:
 
     async def update_session(self, user_id: UserId, session_id: SessionId, changes: SessionChanges) -> SessionDict:
         """Change what is given of the session and return it."""
-        self._limits.check_metadata("metadata", changes.session_data)
         return await self._write(sessions.update_session, user_id, session_id, changes)
 
     async def delete_session(self, user_id: UserId, session_id: SessionId) -> DeletedDict:
@@ -132,7 +130,6 @@ class ChatService:
 
         `expected_seq` makes it conditional: Conflict unless the session's last seq is that one.
         """
-        self._limits.check_messages(new_messages)
         return await self._write(messages.add, user_id, session_id, new_messages, expected_seq)
 
     async def get_session_messages(
@@ -152,7 +149,6 @@ class ChatService:
         self, user_id: UserId, session_id: SessionId, usage: NewToolUsage, expected_seq: int | None = None
     ) -> ToolUsageDict:
         """Append a tool call that has ended to a session and return its record."""
-        self._limits.check_tool_usage(usage)
         return await self._write(tool_usage.add, user_id, session_id, usage, expected_seq)
 
     async def get_session_tool_usage(
@@ -223,7 +219,7 @@ class ChatService:
         """
 
         def unit(connection: Connection) -> tuple[Result, list[Event]]:
-            work = Work(connection, self._clock())
+            work = Work(connection, self._clock(), self._limits)
             return function(work), work.events
 
         result, _ = await self._database.write(unit, self._tell)

@@ -80,6 +80,7 @@ def create(work: Work, user_id: UserId, new_session: NewSession) -> SessionDict:
 
     Raises Conflict where the key was used for another session's data, or the source is already on record.
     """
+    work.limits.check_metadata("metadata", new_session.session_data)
     user_key = get_user_key(work.connection, user_id)
     digest = None
     if new_session.idempotency_key is not None:
@@ -165,6 +166,7 @@ def list_sessions(
 
 def update_session(work: Work, user_id: UserId, session_id: SessionId, changes: SessionChanges) -> SessionDict:
     """Change what is given and return the session; raises NotFound."""
+    work.limits.check_metadata("metadata", changes.session_data)
     get_key(work.connection, user_id, session_id)
     values = changes.model_dump(exclude_unset=True)
     if "status" in values and values["status"] is None:

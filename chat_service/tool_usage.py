@@ -49,8 +49,9 @@ def add(
     """Append a tool call that has ended and return its record; a replay returns the first one.
 
     Without `message_seq` the record joins the last message that refers to its tool_call_id, if there is one; if that
-    message comes later, it joins the record. Raises NotFound, Invalid and Conflict as appending messages does.
+    message comes later, it joins the record. Raises what appending messages does.
     """
+    work.limits.check_tool_usage(usage)
     keyed = Keyed(usage.idempotency_key, None if usage.idempotency_key is None else digest_of(usage))
     seqs = find_replay(work.connection, user_id, session_id, "tool_usage", [keyed])
     if seqs is not None:

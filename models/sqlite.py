@@ -43,13 +43,18 @@ _COMMIT_SECONDS = 1.0
 _PROGRESS_STEPS = 10_000
 
 # Primary result codes (sqlite.org/rescode.html): the low byte of an extended code.
-_BUSY, _LOCKED, _READONLY, _INTERRUPT, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 9, 10, 11, 13, 14, 26
+BUSY, _LOCKED, _READONLY, _INTERRUPT, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _PROTOCOL, _NOTADB = (
+    *(5, 6, 8, 9, 10),
+    *(11, 13, 14, 15, 26),
+)
 NOT_A_DATABASE = "The file is not a database and was left as it is: name another file in MCP_CHAT_DATABASE_URL."
 ODD = "The database did not answer as it should: `mcp-chat-server doctor` tells whether the file is damaged."
+_ROLLED_BACK = "The database rolled the transaction back, so nothing was stored: try again in a moment."
 _TOO_LATE = "The database was busy with other calls for too long, so nothing was stored: try again in a moment."
 _REFUSALS = {
-    _BUSY: "Another program keeps the database locked, so nothing was stored: try again in a moment.",
+    BUSY: "Another program keeps the database locked, so nothing was stored: try again in a moment.",
     _LOCKED: "Another program keeps the database locked, so nothing was stored: try again in a moment.",
+    _PROTOCOL: "Another program keeps the database locked, so nothing was stored: try again in a moment.",
     _READONLY: "The database is read-only here, so nothing was stored: make the file and its folder writable.",
     _INTERRUPT: "The database took too long, so nothing was stored: try again, with less in one call.",
     _IOERR: "The disk reported an error, so nothing was stored: check the disk and its free space, then try again.",
@@ -202,9 +207,10 @@ class SqliteConnection:
         for job in jobs:
             outcomes.append(self._run_guarded(job, savepoint=not alone))
             if not self._raw.in_transaction:
-                # SQLite itself rolled everything back (full, input/output error, interrupt).
+                # SQLite itself rolled everything back (full, input/output error, interrupt); a unit that caught the
+                # error has stored nothing all the same.
                 if alone:
-                    return outcomes
+                    return outcomes if outcomes[0].error else [Outcome(error=Unavailable(_ROLLED_BACK))]
                 return [outcome for each in jobs for outcome in self.run_group([each])]
         if all(outcome.error is not None for outcome in outcomes):
             self._rollback()
@@ -221,6 +227,8 @@ class SqliteConnection:
     def run_read(self, job: Job) -> Any:
         """Run a unit that only reads, on one snapshot."""
         try:
+            if self._closing.is_set() or time.monotonic() > job.deadline:
+                raise Unavailable(_TOO_LATE)
             self._begin("DEFERRED", job.deadline)
             self._deadline = job.deadline
             return job.unit(self._connected)
@@ -265,6 +273,8 @@ class SqliteConnection:
         return self._raw
 
     def _disconnect(self) -> None:
+        # The handler is a method of ours: without it gone, driver and connection keep each other.
+        self._raw.set_progress_handler(None, 0)
         if self._connection is not None:
             self._connection.detach()
             self._connection = None
@@ -296,7 +306,7 @@ class SqliteConnection:
             try:
                 self._raw.execute(statement)
             except self._engine.library.OperationalError as error:
-                if primary_code(error) != _BUSY or time.monotonic() > deadline or self._closing.is_set():
+                if primary_code(error) != BUSY or time.monotonic() > deadline or self._closing.is_set():
                     raise
                 self._closing.wait(self._random.uniform(0.000_2, 0.004))
             else:

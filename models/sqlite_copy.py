@@ -9,19 +9,19 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
 from models.errors import Conflict, NotFound, Unavailable
-from models.sqlite import SqliteEngine, primary_code
-from models.sqlite_file import create_private, examine, locked, make_folder, refusals
+from models.sqlite import BUSY, SqliteEngine, primary_code
+from models.sqlite_file import create_private, examine, locked, make_folder, refusals, settle_in_wal
 
 Progress = Callable[[int, int], None]
 """Called with the pages that are done and the pages there are."""
 
 _PAGES = 1_000
 _BUSY_MILLISECONDS = 10_000
-_BUSY = 5
 
 
 def backup(path: Path, target: Path, library: ModuleType, progress: Progress) -> None:
@@ -31,61 +31,90 @@ def backup(path: Path, target: Path, library: ModuleType, progress: Progress) ->
     """
     if not path.exists():
         raise NotFound("There is no database yet, so there is nothing to back up.")
-    if target.exists():
-        raise Conflict("The backup's file exists already: name one that does not.")
-    unfinished = target.with_name(f"{target.name}.unfinished")
-    try:
-        with refusals(library):
-            make_folder(target.parent)
-            create_private(unfinished)
-            _copy(path, unfinished, library, progress)
-            _sync(unfinished)
-        _check(unfinished, library)
-        unfinished.rename(target)
-        _sync(target.parent)
-    finally:
-        for leftover in (unfinished, _beside(unfinished, "-journal"), _beside(unfinished, "-wal")):
-            leftover.unlink(missing_ok=True)
+    with refusals(library), closing(_open(path, library)) as source:
+        # One snapshot for all pages: without it every foreign commit would begin the copy anew.
+        source.execute("BEGIN")
+        source.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        _write_copy(source, target, library, progress)
 
 
 def restore(path: Path, source: Path, library: ModuleType, progress: Progress, *, replace: bool) -> Path | None:
     """Put a backup in the database's place, and return the file that keeps what was there before.
 
-    A database that can be read is kept as a backup, and overwritten in one transaction; one that cannot is moved aside.
-    Raises NotFound, Conflict where there is a database and `replace` is not given, and Unavailable where the backup is
-    no good or another process holds the database; then nothing has changed.
+    A database that can be read is kept as a backup, and overwritten, both under one exclusive lock, so that nothing is
+    appended in between; one that cannot be read is moved aside. Raises NotFound, Conflict where there is a database and
+    `replace` is not given, and Unavailable where the backup is no good or another process uses the database; then
+    nothing has changed.
     """
     if not source.exists():
         raise NotFound("There is no such backup: name the file that `db backup` wrote.")
     _check(source, library)
-    if not path.exists():
-        backup(source, path, library, progress)
-        return None
-    if not replace:
-        raise Conflict("There is a database already: with --replace it is kept aside and the backup takes its place.")
     kept = _beside(path, f".before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S}")
-    with refusals(library), locked(path):
-        if _is_sound(path, library):
-            _refuse_while_held(path, library)
-            backup(path, kept, library, _nothing)
-            _copy(source, path, library, progress)
-            return kept
-        path.rename(kept)
-        for ending in ("-wal", "-shm", "-journal"):
-            if _beside(path, ending).exists():
-                _beside(path, ending).rename(_beside(kept, ending))
-    backup(source, path, library, progress)
-    return kept
+    with refusals(library):
+        make_folder(path.parent)
+        with locked(path):
+            if path.exists() and not replace:
+                raise Conflict("There is a database already: with --replace it is kept aside for the backup's.")
+            if path.exists() and _is_sound(path, library):
+                _exchange(path, source, kept, library, progress)
+                return kept
+            was_there = path.exists()
+            for ending in ("", "-wal", "-shm", "-journal"):
+                if _beside(path, ending).exists():
+                    _beside(path, ending).rename(_beside(kept, ending))
+            backup(source, path, library, progress)
+            return kept if was_there else None
 
 
-def _copy(source: Path, target: Path, library: ModuleType, progress: Progress) -> None:
-    reading, writing = SqliteEngine(source, library), SqliteEngine(target, library)
-    with closing(reading.open_raw(_BUSY_MILLISECONDS)) as old, closing(writing.open_raw(_BUSY_MILLISECONDS)) as new:
-        # One snapshot for all pages: without it every foreign commit would begin the copy anew.
-        old.execute("BEGIN")
-        old.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        old.backup(new, pages=_PAGES, progress=lambda _, left, total: progress(total - left, total), sleep=0.01)
-        old.execute("ROLLBACK")
+def _exchange(path: Path, source: Path, kept: Path, library: ModuleType, progress: Progress) -> None:
+    with closing(_open(path, library)) as current, closing(_open(source, library)) as new:
+        (mode,) = current.execute("PRAGMA journal_mode").fetchone()
+        current.execute("PRAGMA busy_timeout=0")
+        try:
+            # In this locking mode a lock outlives its transaction, until the connection closes.
+            current.execute("PRAGMA locking_mode=EXCLUSIVE")
+            # Leaving WAL needs the file for oneself, also from connections that are idle.
+            current.execute("PRAGMA journal_mode=DELETE")
+            current.execute("BEGIN EXCLUSIVE")
+            current.execute("ROLLBACK")
+        except library.OperationalError as error:
+            if primary_code(error) != BUSY:
+                raise
+            raise Unavailable("Another process uses the database: end the clients that have it open.") from None
+        _write_copy(current, kept, library, _nothing)
+        new.backup(current, pages=_PAGES, progress=lambda _, left, total: progress(total - left, total), sleep=0.01)
+        # The lock goes with the next transaction that ends, and the journal with it.
+        current.execute("PRAGMA locking_mode=NORMAL").fetchall()
+        current.execute("BEGIN IMMEDIATE")
+        current.execute("COMMIT")
+        current.execute("PRAGMA journal_mode=DELETE").fetchall()
+    if mode == "wal":
+        settle_in_wal(path, library)
+
+
+def _open(path: Path, library: ModuleType) -> Any:
+    return SqliteEngine(path, library).open_raw(_BUSY_MILLISECONDS)
+
+
+def _write_copy(source: Any, target: Path, library: ModuleType, progress: Progress) -> None:
+    """Copy an open database to a file that must not exist: under a name of its own, synced, checked, then named."""
+    make_folder(target.parent)
+    if target.exists():
+        raise Conflict("The backup's file exists already: name one that does not.")
+    # In a folder of our own, so that no name in the target's folder is taken, followed or removed.
+    with TemporaryDirectory(prefix=".backup-", dir=target.parent) as folder:
+        unfinished = Path(folder) / target.name
+        create_private(unfinished)
+        with closing(_open(unfinished, library)) as copy:
+            source.backup(copy, pages=_PAGES, progress=lambda _, left, total: progress(total - left, total), sleep=0.01)
+        _check(unfinished, library)
+        _sync(unfinished)
+        try:
+            # A link and not a rename: it fails where the name has been taken meanwhile.
+            os.link(unfinished, target)
+        except FileExistsError:
+            raise Conflict("The backup's file exists already: name one that does not.") from None
+        _sync(target.parent)
 
 
 def _check(path: Path, library: ModuleType) -> None:
@@ -101,28 +130,13 @@ def _is_sound(path: Path, library: ModuleType) -> bool:
         return False
 
 
-def _refuse_while_held(path: Path, library: ModuleType) -> None:
-    # Leaving WAL needs the file for oneself, also from connections that are idle; with a rollback journal an idle one
-    # holds nothing, and sees the restore as any other transaction.
-    with closing(SqliteEngine(path, library).open_raw(0)) as raw:
-        (mode,) = raw.execute("PRAGMA journal_mode").fetchone()
-        try:
-            raw.execute("BEGIN EXCLUSIVE")
-            raw.execute("ROLLBACK")
-            if mode == "wal":
-                raw.execute("PRAGMA journal_mode=DELETE")
-                raw.execute("PRAGMA journal_mode=WAL")
-        except library.OperationalError as error:
-            if primary_code(error) != _BUSY:
-                raise
-            raise Unavailable("Another process uses the database: end the clients that have it open.") from None
-
-
 def _beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
 
 def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows keeps its folders by itself.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

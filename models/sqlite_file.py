@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import unquote
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -51,7 +50,7 @@ def path_from_url(url: str) -> Path:
         raise Invalid(f"MCP_CHAT_DATABASE_URL is not a database URL: {example}.") from None
     if parsed.drivername != "sqlite+aiosqlite":
         raise Invalid(f"MCP_CHAT_DATABASE_URL names an engine that this version does not serve: {example}.")
-    name = unquote(parsed.database or "")
+    name = parsed.database or ""
     if not name or name == ":memory:" or name.startswith("file:") or "\0" in name or parsed.host or parsed.query:
         raise Invalid(f"MCP_CHAT_DATABASE_URL must name a file, since a record has to outlive its server: {example}.")
     path = Path(name)
@@ -109,7 +108,7 @@ def prepare(path: Path, library: ModuleType) -> Journal:
                 return _upgrade(engine)
         with closing(engine.open_raw(_OPEN_BUSY_MILLISECONDS)) as raw:
             if _version_of(raw) == SCHEMA_VERSION:
-                return _settle_journal(raw, library, fresh=False)
+                return _settle_journal(raw, library, may_choose_wal=False)
         with locked(path):
             return _upgrade(engine)
 
@@ -151,16 +150,21 @@ def examine(path: Path, library: ModuleType) -> FileReport:
         report["size"], report["mode"] = path.stat().st_size, stat.filemode(path.stat().st_mode)
         report["schema_version"] = _version_of(raw)
         report["journal_mode"] = raw.execute("PRAGMA journal_mode").fetchone()[0]
-        report["integrity"] = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
+        report["integrity"] = raw.execute("PRAGMA integrity_check(1)").fetchone()[0]
     return report
 
 
 def switch_to_wal(path: Path, library: ModuleType) -> Journal:
     """Put an existing file into WAL mode where the library is safe for it and no other process holds the file."""
-    engine = SqliteEngine(path, library)
-    with refusals(library), locked(path), closing(engine.open_raw(_OPEN_BUSY_MILLISECONDS)) as raw:
+    with refusals(library), locked(path):
+        return settle_in_wal(path, library)
+
+
+def settle_in_wal(path: Path, library: ModuleType) -> Journal:
+    """Do so where the lock is held already."""
+    with closing(SqliteEngine(path, library).open_raw(_OPEN_BUSY_MILLISECONDS)) as raw:
         _version_of(raw)
-        return _settle_journal(raw, library, fresh=is_safe_for_wal(library.sqlite_version_info))
+        return _settle_journal(raw, library, may_choose_wal=True)
 
 
 def _is_fresh(path: Path) -> bool:
@@ -169,8 +173,8 @@ def _is_fresh(path: Path) -> bool:
         raise Unavailable("The database path is a folder: name a file in it in MCP_CHAT_DATABASE_URL.")
     if not path.exists() or path.stat().st_size == 0:
         return True
-    # SQLite takes a file of a few bytes for an empty database, and would write over it. It is not opened here: closing it
-    # would let go of every lock that this process has on it (sqlite.org/howtocorrupt.html, 2.2).
+    # SQLite takes a file of a few bytes for an empty database, and would write over it. It is not opened here: closing
+    # it would let go of every lock that this process has on it (sqlite.org/howtocorrupt.html, 2.2).
     if path.stat().st_size < _SMALLEST:
         raise Unavailable(NOT_A_DATABASE)
     return False
@@ -197,9 +201,13 @@ def make_folder(folder: Path) -> None:
 
 
 def create_private(path: Path) -> None:
-    """Create an empty file for its owner alone, where it is new."""
+    """Create an empty file for its owner alone; one that is there and empty becomes its owner's alone."""
     # SQLite gives the journal and the shared memory the mode of the file.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        path.chmod(0o600)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -218,9 +226,14 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _version_of(raw: Any) -> int:
-    (version,) = raw.execute("PRAGMA user_version").fetchone()
-    (application,) = raw.execute("PRAGMA application_id").fetchone()
-    (tables,) = raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    # On one snapshot: another process may be creating the schema.
+    raw.execute("BEGIN")
+    try:
+        (version,) = raw.execute("PRAGMA user_version").fetchone()
+        (application,) = raw.execute("PRAGMA application_id").fetchone()
+        (tables,) = raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    finally:
+        raw.execute("ROLLBACK")
     if application != APPLICATION_ID and (tables or version):
         raise Unavailable(
             "The file is the database of another program and was left as it is: "
@@ -238,7 +251,7 @@ def _upgrade(engine: SqliteEngine) -> Journal:
     with closing(engine.open_raw(_OPEN_BUSY_MILLISECONDS)) as raw:
         # Another process may have been first, while this one waited for the lock.
         version = _version_of(raw)
-        journal = _settle_journal(raw, engine.library, fresh=version == 0)
+        journal = _settle_journal(raw, engine.library, may_choose_wal=version == 0)
         if version < SCHEMA_VERSION:
             # Alembic costs a tenth of a second: imported only where there is something to migrate.
             from models import migrate
@@ -256,11 +269,11 @@ def _upgrade(engine: SqliteEngine) -> Journal:
         return journal
 
 
-def _settle_journal(raw: Any, library: ModuleType, *, fresh: bool) -> Journal:
-    """Choose the journal of a fresh file; of an existing one, leave it unless this library cannot keep it safe."""
+def _settle_journal(raw: Any, library: ModuleType, *, may_choose_wal: bool) -> Journal:
+    """Choose the journal of a fresh file; leave that of an existing one, unless this library cannot keep it safe."""
     safe = is_safe_for_wal(library.sqlite_version_info)
     (mode,) = raw.execute("PRAGMA journal_mode").fetchone()
-    wanted = "wal" if safe and fresh else "delete" if not safe else mode
+    wanted = "wal" if safe and may_choose_wal else "delete" if not safe else mode
     if mode != wanted:
         try:
             (mode,) = raw.execute(f"PRAGMA journal_mode={wanted}").fetchone()

@@ -67,6 +67,7 @@ class _Handlers:
     def __init__(self, record: Record) -> None:
         self._record = record
         self._tools = {tool.name: tool for tool in all_tools()}
+        self._resources = resources.resource_kinds()
 
     async def list_tools(self, _: Context, __: Any) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[tool.listed() for tool in self._tools.values()])
@@ -78,15 +79,15 @@ class _Handlers:
         return await tool.call(self._caller_of(context), params.arguments or {})
 
     async def list_resources(self, _: Context, __: Any) -> types.ListResourcesResult:
-        return types.ListResourcesResult(resources=resources.listed_resources())
+        return types.ListResourcesResult(resources=resources.listed_resources(self._resources))
 
     async def list_templates(self, _: Context, __: Any) -> types.ListResourceTemplatesResult:
-        return types.ListResourceTemplatesResult(resource_templates=resources.listed_templates())
+        return types.ListResourceTemplatesResult(resource_templates=resources.listed_templates(self._resources))
 
     async def read_resource(
         self, context: Context, params: types.ReadResourceRequestParams
     ) -> types.ReadResourceResult:
-        return await resources.read_resource(self._caller_of(context), str(params.uri))
+        return await resources.read_resource(self._resources, self._caller_of(context), str(params.uri))
 
     async def complete(self, context: Context, params: types.CompleteRequestParams) -> types.CompleteResult:
         return await resources.complete(self._caller_of(context), params.argument.name, params.argument.value)

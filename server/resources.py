@@ -4,7 +4,7 @@ Each is bounded as the tools' results are, and takes the same words to read on: 
 `?limit=`.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,27 +54,27 @@ def resource_kinds() -> tuple[ResourceKind, ...]:
     )
 
 
-def listed_resources() -> list[types.Resource]:
+def listed_resources(kinds: Sequence[ResourceKind]) -> list[types.Resource]:
     """Return the resources that have an address without parameters; the same for every caller."""
-    first = resource_kinds()[0]
+    first = kinds[0]
     return [
         types.Resource(uri="chat://sessions", name=first.name, description=first.description, mime_type=first.mime_type)
     ]
 
 
-def listed_templates() -> list[types.ResourceTemplate]:
+def listed_templates(kinds: Sequence[ResourceKind]) -> list[types.ResourceTemplate]:
     """Return the templates of all other resources."""
     return [
         types.ResourceTemplate(
             name=kind.name, uri_template=str(kind.template), description=kind.description, mime_type=kind.mime_type
         )
-        for kind in resource_kinds()
+        for kind in kinds
     ]
 
 
-async def read_resource(caller: CallerSource, uri: str) -> types.ReadResourceResult:
+async def read_resource(kinds: Sequence[ResourceKind], caller: CallerSource, uri: str) -> types.ReadResourceResult:
     """Read the resource at an address; raises MCPError where there is none, or it may not be read."""
-    for kind in resource_kinds():
+    for kind in kinds:
         found = kind.template.match(uri)
         if found is None:
             continue

@@ -40,7 +40,7 @@ def without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_line(fields: Mapping[str, Any]) -> str:
     """Write fields on one line: name=value, text in quotes where it would not stand alone."""
-    return " ".join(f"{name}={_value(inner)}" for name, inner in fields.items() if inner is not None)
+    return " ".join(f"{name}={to_value(inner)}" for name, inner in fields.items() if inner is not None)
 
 
 def to_lines(heading: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> str:
@@ -76,7 +76,8 @@ def fits(texts: Sequence[str], structured: Sequence[Any], room: int = MAX_CHARAC
     return len(texts)
 
 
-def _value(value: Any) -> str:
+def to_value(value: Any) -> str:
+    """Write one value: text in quotes where it would not stand alone."""
     if isinstance(value, str):
         return (
             value

@@ -1,9 +1,11 @@
 """The settings: each declared once, with its environment variable, its default and its help."""
 
 import getpass
+from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import quote
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.errors import Invalid
@@ -16,14 +18,19 @@ def default_database_url() -> str:
     """Return the URL of the database in the platform's data folder."""
     from platformdirs import user_data_path
 
-    return f"sqlite+aiosqlite:///{(user_data_path('mcp-chat-server') / 'chat.db').as_posix()}"
+    return url_of(user_data_path("mcp-chat-server") / "chat.db")
+
+
+def url_of(path: Path) -> str:
+    """Return the database URL of a file."""
+    return f"sqlite+aiosqlite:///{quote(path.as_posix())}"
 
 
 def default_user() -> str:
     """Return the system's name of the one who runs this."""
     try:
         return getpass.getuser()
-    except (OSError, KeyError):
+    except (OSError, KeyError, ImportError):
         return "local"
 
 
@@ -36,7 +43,7 @@ class Settings(BaseSettings):
         default_factory=default_database_url,
         description="Where the record is kept: `sqlite+aiosqlite:////absolute/path/chat.db`.",
     )
-    user: Annotated[Name, AfterValidator(str.strip)] = Field(
+    user: Annotated[Name, BeforeValidator(str.strip)] = Field(
         default_factory=default_user, description="Whose record this is, over stdio and on the command line."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

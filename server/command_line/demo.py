@@ -22,7 +22,7 @@ from models.inputs import NewMessage, NewToolUsage
 from models.text import to_json
 from server.command_line.config import server_command
 from server.command_line.terminal import say
-from server.settings import PREFIX
+from server.settings import PREFIX, url_of
 
 if TYPE_CHECKING:
     from chat_service.transcripts.claude_code import Transcript
@@ -66,7 +66,7 @@ async def _play(transcript: "Transcript", name: str, folder: Path) -> None:
 
     database = folder / "chat.db"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)} | {
-        f"{PREFIX}DATABASE_URL": f"sqlite+aiosqlite:///{database.as_posix()}",
+        f"{PREFIX}DATABASE_URL": url_of(database),
         f"{PREFIX}USER": "demo",
         f"{PREFIX}MAX_CONTENT_BYTES": str(_LARGEST),
         f"{PREFIX}MAX_FRAME_BYTES": str(_LARGEST * 4),

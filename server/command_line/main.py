@@ -1,12 +1,16 @@
 """The command `mcp-chat-server` with arguments; every command reads the same settings as the server."""
 
+import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from models.errors import ChatError
 from server.command_line import config, database, demo, sessions, users
 from server.command_line.terminal import complain
+from server.errors import explain_arguments
 
 
 def build() -> typer.Typer:
@@ -47,8 +51,15 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Run the command that the arguments name; a refusal is one sentence on stderr and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character shows another in its place.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         build()()
     except ChatError as error:
         complain(str(error))
+        raise SystemExit(1) from None
+    except ValidationError as error:
+        complain(explain_arguments(error))
         raise SystemExit(1) from None

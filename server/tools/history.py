@@ -1,5 +1,6 @@
 """The tool that reads a session back: concise or detailed windows, and any entry whole, in pieces."""
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NotRequired, cast
 
@@ -19,12 +20,13 @@ from models.shapes import (
 )
 from models.text import to_json
 from server.record import Caller
-from server.results import Reply, fits, reply, to_line, without_nulls
+from server.results import Reply, fits, reply, to_line, to_value, without_nulls
 from server.tools.arguments import SessionIdArgument
 
 _PIECE = 16_000
 _LARGEST_PIECE = 18_000
 _SHORTEST = 400
+_LINE_END = re.compile("\r\n|[\n\r\v\f\x85\u2028\u2029]")
 _DETAILED_AT_MOST = 50
 _LONGEST_DETAIL = 2_500
 _TEXTS = frozenset({"content", "parts", "arguments", "result", "error", "metadata"})
@@ -138,11 +140,6 @@ async def get_session_history(
     return _concise_reply(preview, forward=after_seq is not None)
 
 
-def concise_lines(preview: HistoryPreviewDict) -> list[str]:
-    """Return a readable line for each entry of a preview."""
-    return [_line(_concise(entry)) for entry in preview["entries"]]
-
-
 def _refuse_window(limit: int, before_seq: int | None, after_seq: int | None) -> None:
     if before_seq is not None or after_seq is not None or limit != 50:
         raise Invalid("entry_seq reads one entry: leave out limit, before_seq and after_seq.")
@@ -216,9 +213,9 @@ def _line(entry: dict[str, Any]) -> str:
     if "role" in rest:
         role, parts = rest.pop("role"), rest.pop("parts", None)
         # Indented, so that no line of stored text can pass for the beginning of an entry.
-        content = rest.pop("content").replace("\n", "\n    ")
+        content = _LINE_END.sub(r"\g<0>    ", rest.pop("content"))
         return f"[{seq}] {role}: {content}{'' if parts is None else f' {parts}'}{_marks(rest)}"
-    tool_name, arguments, status = rest.pop("tool_name"), rest.pop("arguments"), rest.pop("status")
+    tool_name, arguments, status = to_value(rest.pop("tool_name")), rest.pop("arguments"), rest.pop("status")
     result = rest.pop("result", None)
     return f"[{seq}] tool {tool_name} {arguments} {status}{'' if result is None else f': {result}'}{_marks(rest)}"
 

@@ -29,7 +29,7 @@ class MessageArgument(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Annotated[Role, Field(description="Who speaks.")]
-    content: Annotated[Text, Field(description="The text, at most 1 MiB.")] = ""
+    content: Annotated[Text, Field(description="The text, at most 1 MiB unless the server is set otherwise.")] = ""
     parts: Annotated[
         list[Part] | None,
         Field(

@@ -137,7 +137,8 @@ async def update_session(
 async def delete_session(caller: Caller, session_id: SessionIdArgument) -> Reply[DeletedDict]:
     """Delete a session with all its messages and tool calls, for good, and return a receipt.
 
-    There is no way back: to close a session and keep it, archive it with update_session.
+    There is no way back: to close a session and keep it, archive it with update_session. It is gone from every answer
+    at once; its text leaves the disk as the database's log is written over.
     """
     return reply(await caller.service.delete_session(caller.user_id, SessionId(session_id)))
 

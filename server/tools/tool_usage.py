@@ -1,6 +1,6 @@
 """Tools for tool usage: log a call that has ended, list calls and their totals."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -44,14 +44,14 @@ class ToolUsagePreview(TypedDict):
 
 
 class ToolUsageListReply(TypedDict):
-    """A page of calls, newest first, and the totals of all that fit the filters."""
+    """A page of calls, newest first; on the first page with the totals of all that fit the filters."""
 
     tool_usages: list[ToolUsagePreview]
-    calls: int
-    errors: int
-    tools: list[ToolTotalDict]
-    more_tools: int
     next_cursor: str | None
+    calls: NotRequired[int]
+    errors: NotRequired[int]
+    tools: NotRequired[list[ToolTotalDict]]
+    more_tools: NotRequired[int]
 
 
 async def log_tool_usage(
@@ -106,24 +106,26 @@ async def list_tool_usage(
 ) -> Reply[ToolUsageListReply]:
     """List tool calls, newest first, with totals by tool: how often, how often in error, how long.
 
-    Arguments and results are cut short: get_session_history with session_id and entry_seq reads one in full. Where
-    next_cursor is given there are more: call again with cursor=next_cursor and the same filters.
+    The totals are on the first page. Arguments and results are cut short: get_session_history with session_id and
+    entry_seq reads one in full. Where next_cursor is given there are more: call again with cursor=next_cursor and the
+    same filters.
     """
     session = None if session_id is None else SessionId(session_id)
     page = await caller.service.get_session_tool_usage(caller.user_id, session, tool_name, status, limit, cursor)
-    totals = await caller.service.summarize_tool_usage(caller.user_id, session, tool_name, status)
-    tools = totals["tools"][:_MAX_TOTALS]
-    heading: dict[str, Any] = {
-        "calls": totals["calls"],
-        "errors": totals["errors"],
-        "more_tools": totals["left_out"] + len(totals["tools"]) - len(tools),
-        "next_cursor": page["next_cursor"],
-    }
+    heading: dict[str, Any] = {"next_cursor": page["next_cursor"]}
+    tools: list[ToolTotalDict] = []
+    if cursor is None:
+        # Once a list, since it counts every call that fits.
+        totals = await caller.service.summarize_tool_usage(caller.user_id, session, tool_name, status)
+        tools = totals["tools"][:_MAX_TOTALS]
+        left_out = totals["left_out"] + len(totals["tools"]) - len(tools)
+        heading |= {"calls": totals["calls"], "errors": totals["errors"], "more_tools": left_out}
 
     def made(longest: int) -> Reply[ToolUsageListReply]:
         usages = [_preview(usage, longest) for usage in page["tool_usages"]]
         named = [{**tool, "tool_name": shorten(tool["tool_name"], longest)} for tool in tools]
-        return reply({"tool_usages": usages, "tools": named, **heading}, to_lines(heading, [*named, *usages]))
+        listed = {"tools": named} if cursor is None else {}
+        return reply({"tool_usages": usages, **listed, **heading}, to_lines(heading, [*named, *usages]))
 
     return bounded(made, _PREVIEW)
 

@@ -34,7 +34,7 @@ _CHUNK = 65_536
 _KEPT_TAIL = 4_096
 _FRAMES_AHEAD = 32
 _LAST_ANSWERS_SECONDS = 0.4
-_MOMENTS_TO_OPEN = 12
+_MOMENTS_TO_OPEN = 6
 _CLOSE_SECONDS = 0.9
 
 
@@ -55,6 +55,9 @@ def main() -> None:
 def take_over_standard_streams() -> tuple[int, int]:
     """Return duplicates of stdin and stdout, and point these at nothing and at stderr."""
     wire_in, wire_out = os.dup(0), os.dup(1)
+    for descriptor in (wire_in, wire_out):
+        # A parent may hand over pipes that do not block; ours are read and written by threads that may.
+        os.set_blocking(descriptor, True)
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     try:
@@ -74,10 +77,10 @@ async def _serve_and_leave(settings: Settings, wire_in: int, wire_out: int) -> N
     server = build_server(record)
     wire = StdioWire(wire_in, wire_out, settings.max_frame_bytes, record)
     _on_signals(wire.stop)
+    serving = asyncio.create_task(wire.serve(server), name="serving")
+    await wire.until_over(serving)
     code = 0
-    try:
-        await wire.serve(server)
-    except BaseException as error:
+    if serving.done() and (error := serving.exception()) is not None:
         logger.error("serving ended early", exc_info=error)
         code = 1
     with suppress(TimeoutError):
@@ -114,6 +117,7 @@ class StdioWire:
         self._outgoing: SimpleQueue[tuple[bytes, asyncio.Future[None]]] = SimpleQueue()
         self._unanswered: set[str | int] = set()
         self._all_answered = asyncio.Event()
+        self._input_ended = asyncio.Event()
 
     async def serve(self, server: Any) -> None:
         """Run the server until stdin ends or `stop` is called."""
@@ -129,7 +133,25 @@ class StdioWire:
     def stop(self) -> None:
         """Take no further frames, as if stdin had ended."""
         self._stopping = True
+        self._end_input()
+
+    async def until_over(self, serving: "asyncio.Task[None]") -> None:
+        """Wait until serving ends; once no more frames come, only for as long as answers may take.
+
+        A client that no longer reads holds the thread that writes to it, and everything that waits for that; it is not
+        waited for.
+        """
+        ended = asyncio.create_task(self._input_ended.wait())
+        await asyncio.wait([serving, ended], return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        for _ in range(_MOMENTS_TO_OPEN):
+            done, _pending = await asyncio.wait([serving], timeout=2 * _LAST_ANSWERS_SECONDS)
+            if done or self._stopping or not self._record.is_opening:
+                return
+
+    def _end_input(self) -> None:
         self._arrived.put_nowait(None)
+        self._input_ended.set()
 
     async def _hand_in(self, to_server: MemoryObjectSendStream[Any]) -> None:
         from server.transports.frames import Oversized, Refusal, parse, refuse_oversized
@@ -220,13 +242,16 @@ class StdioWire:
         if 0 < size <= self._limit and (frame := b"".join(parts).strip()):
             # A last line without its newline may be torn, and is a frame where it is whole.
             self._hand_over(frame)
-        self._hand_over(None)
+        self._tell_end()
 
     def _hand_over(self, frame: Any) -> None:
-        if frame is not None:
-            self._room.acquire()
+        self._room.acquire()
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._arrived.put_nowait, frame)
+
+    def _tell_end(self) -> None:
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._end_input)
 
     def _write_frames(self) -> None:
         while True:
@@ -237,7 +262,7 @@ class StdioWire:
                     view = view[os.write(self._out, view) :]
             except OSError:
                 # The client no longer reads: nothing more can be told, and stdin ends soon.
-                self._hand_over(None)
+                self._tell_end()
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(_settle, written)
 

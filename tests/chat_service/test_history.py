@@ -328,3 +328,17 @@ async def test_an_entry_of_another_session_is_not_found(service: ChatService, us
     await service.add_message(user_id, other, said("c"))
     with pytest.raises(NotFound):
         await service.get_session_entry(user_id, other, 2)
+
+
+async def test_a_message_with_metadata_is_read_whole_in_pieces(service: ChatService, user_id: UserId) -> None:
+    session_id = await new_session(service, user_id)
+    stored = await service.add_message(user_id, session_id, said("short", message_metadata={"note": "x" * 10_000}))
+    text, offset = "", 0
+    while True:
+        piece = await service.get_session_entry(user_id, session_id, 1, offset, 3_000)
+        text += piece["content"]
+        if piece["next_content_offset"] is None:
+            break
+        offset = piece["next_content_offset"]
+    assert piece["content_type"] == "application/json"
+    assert json.loads(text) == stored

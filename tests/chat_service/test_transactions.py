@@ -10,10 +10,11 @@ import pytest
 
 from chat_service import messages, sessions, tool_usage, users
 from chat_service.events import Event
+from chat_service.limits import Limits
 from chat_service.service import ChatService
 from chat_service.work import Work
 from models.database import Database
-from models.errors import Conflict, Invalid, NotFound
+from models.errors import Conflict, Invalid, NotFound, TooLarge
 from models.ids import SessionId, UserId
 from models.inputs import NewSession, NewUser
 from models.shapes import MessageDict, SessionDict
@@ -231,3 +232,15 @@ async def test_of_many_callers_who_go_at_any_moment_each_committed_append_is_tol
         assert await count_rows(again, messages_table) == stored
     assert [event.last_seq for event in heard] == list(range(1, stored + 1))
     assert answers.count(None) <= stored
+
+
+async def test_a_transaction_keeps_to_the_limits_of_the_service(service: ChatService, user_id: UserId) -> None:
+    session_id = await new_session(service, user_id)
+    large = "x" * (Limits().content + 1)
+    with pytest.raises(TooLarge, match="content"):
+        await service.transaction(lambda work: messages.add(work, user_id, session_id, [said(large)]))
+    with pytest.raises(TooLarge, match="result"):
+        await service.transaction(lambda work: tool_usage.add(work, user_id, session_id, done(result=large)))
+    with pytest.raises(Invalid, match="messages is empty"):
+        await service.transaction(lambda work: messages.add(work, user_id, session_id, []))
+    assert await last_seq(service, user_id, session_id) == 0

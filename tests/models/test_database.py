@@ -1,6 +1,7 @@
 """The Database: units of work are whole or not at all, whatever becomes of their callers, neighbours and disk."""
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy.exc import IntegrityError
 
 from chat_service.service import ChatService
 from models.database import Database
@@ -475,6 +477,22 @@ def lock_of(path: Path) -> Any:
     lock = choose_library().connect(path, isolation_level=None, check_same_thread=False)
     lock.execute("BEGIN IMMEDIATE")
     return lock
+
+
+async def test_a_unit_that_catches_a_rollback_of_the_whole_transaction_is_not_acknowledged(database: Database) -> None:
+    told: list[str] = []
+
+    def swallow(connection: Connection) -> str:
+        adding("first")(connection)
+        with contextlib.suppress(IntegrityError):
+            connection.exec_driver_sql("INSERT OR ROLLBACK INTO users SELECT * FROM users")
+        return "stored"
+
+    with pytest.raises(Unavailable):
+        await database.write(swallow, told.append)
+    assert told == []
+    assert await database.read(count_users) == 0
+    assert await database.write(adding("next")) == "next"
 
 
 # A full disk

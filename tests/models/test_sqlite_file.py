@@ -66,11 +66,11 @@ async def test_a_folder_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
     assert mode_of(folder) == 0o755
 
 
-async def test_an_empty_file_becomes_a_database_and_keeps_its_mode(tmp_path: Path) -> None:
+async def test_an_empty_file_becomes_a_database_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "chat.db"
     path.touch(0o640)
     await fill_file(path)
-    assert mode_of(path) == 0o640
+    assert mode_of(path) == 0o600
 
 
 # URLs

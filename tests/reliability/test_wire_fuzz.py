@@ -56,6 +56,14 @@ LITERALS = (
     *(b"[" * 60 + b"]" * 60, b"[" * 150 + b"]" * 150, b"[" * 250 + b"]" * 250, b"[" * 20_000, b'{"a":' * 5_000),
     b'{"a":' * 70 + b"1" + b"}" * 70,
 )
+SMALL: tuple[Any, ...] = (None, True, False, 0, -1, 1, 1.5, -0.0, 1e308, 2**31, 2**53, 2**63, 2**64, -(2**63), "")
+TEXTS = (*(CANARY + end for end in ("", "\0", "\ud800", "\u2028\x7f", " é😀")), CANARY * 60, "2.0", "7")
+OTHERS: tuple[Any, ...] = ([], {}, [CANARY], {"deep": CANARY}, [None], [[[]]], {"": 1}, 10**400, -(10**1_500))
+NAMES = ("id", "result", "error", "method", "params", "_meta", "jsonrpc", "arguments", "extra", "", "é\n", "a" * 300)
+MEMBERS = (*(b'"id":' + each for each in (b"1", b'"two"', b"null")), b'"method":"ping"', b'"params":{}', b'"result":{}')
+NOISE = (b"\r\n", b"\xed\xa0\x80", b"\xef\xbb\xbf", *(bytes([byte]) for byte in b'\0\r\n\xff"\\{},\x1b'))
+PREFIXES = (b"", b"\xef\xbb\xbf", b"\0", b"   \t", b"\r", b"\x0c", b"data: ", b"Content-Length: 9\r\n\r\n")
+ALPHABETS = (bytes(range(256)), b'{}[]":,\\ \t\rid0123truefalsn.eE+-', b"\n\r \t", b'\\"', b"{[")
 Place = tuple[str | int, ...]
 Answered = tuple[str, Any]
 """An id and the name of its type, since 1, 1.0 and true are equal."""
@@ -139,7 +147,7 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer_of(literal: str) -> Any:
-    return int(literal) if len(literal) < 4_000 else float("nan")
+    return int(literal) if len(literal.lstrip("-")) <= 4_300 else float("nan")
 
 
 def _float_of(literal: str) -> float:
@@ -445,31 +453,15 @@ class Spoiler:
     def _leave_out(self, message: dict[str, Any]) -> bytes:
         spoilt = deepcopy(message)
         *path, name = self._chance.choice([place for place in places_in(message) if place])
-        inner: Any = spoilt
-        for part in path:
-            inner = inner[part]
+        inner = at(spoilt, tuple(path))
         value = inner.pop(name)
         if isinstance(inner, dict) and self._chance.random() < 0.3:
             inner[str(name).upper()] = value
         return self._encode(spoilt)
 
     def _add(self, message: dict[str, Any]) -> bytes:
-        names = (
-            "id",
-            "result",
-            "error",
-            "method",
-            "params",
-            "_meta",
-            "jsonrpc",
-            "arguments",
-            "extra",
-            "",
-            "é\n",
-            "a" * 300,
-        )
         objects = [place for place in places_in(message) if isinstance(at(message, place), dict)]
-        place = (*self._chance.choice(objects), self._chance.choice(names))
+        place = (*self._chance.choice(objects), self._chance.choice(NAMES))
         return self._encode(put(message, place, self._value()))
 
     def _place_in(self, message: Any) -> Place:
@@ -478,46 +470,18 @@ class Spoiler:
         return self._chance.choice(shallow if self._chance.random() < 0.4 else every)
 
     def _value(self) -> Any:
-        small: tuple[Any, ...] = (
-            None,
-            True,
-            False,
-            0,
-            -1,
-            1,
-            1.5,
-            -0.0,
-            1e308,
-            2**31,
-            2**53,
-            2**63,
-            2**64,
-            -(2**63),
-            "",
-        )
-        texts = (
-            CANARY,
-            CANARY + "\0",
-            CANARY + "\ud800",
-            "é😀" + CANARY,
-            "\u2028\x7f" + CANARY,
-            CANARY * 60,
-            "2.0",
-            "7",
-        )
-        others: tuple[Any, ...] = ([], {}, [CANARY], {"deep": CANARY}, [None], [[[]]], {"": 1}, 10**400, -(10**1_500))
         kind = self._chance.random()
         if kind < 0.02:
             return CANARY * self._chance.choice((200, 2_000, 6_000, 8_000, 20_000))
         if kind < 0.04:
-            return [self._chance.choice(small)] * self._chance.choice((31, 501, 5_000))
+            return [self._chance.choice(SMALL)] * self._chance.choice((31, 501, 5_000))
         if kind < 0.06:
             return {f"k{number}": CANARY for number in range(self._chance.choice((200, 2_000)))}
         if kind < 0.08:
             return self._maker.message()
         if kind < 0.12:
             return nested(self._chance.choice((10, 63, 64, 65, 100, 190, 197, 198, 199, 200, 201, 210, 250)))
-        return self._chance.choice(self._chance.choice((small, texts, others)))
+        return self._chance.choice(self._chance.choice((SMALL, TEXTS, OTHERS)))
 
     # By bytes
 
@@ -535,47 +499,20 @@ class Spoiler:
         return bytes(spoilt)
 
     def _insert(self, frame: bytes) -> bytes:
-        noise = (
-            b"\0",
-            b"\r",
-            b"\n",
-            b"\r\n",
-            b"\xff",
-            b"\xed\xa0\x80",
-            b"\xef\xbb\xbf",
-            b'"',
-            b"\\",
-            b"{",
-            b"}",
-            b",",
-            b"\x1b",
-        )
         where = self._chance.randrange(len(frame))
-        return frame[:where] + self._chance.choice(noise) + frame[where:]
+        return frame[:where] + self._chance.choice(NOISE) + frame[where:]
 
     def _repeat(self, frame: bytes) -> bytes:
         begin, end = sorted((self._chance.randrange(len(frame)), self._chance.randrange(len(frame))))
         return frame[:end] + frame[begin:end] + frame[end:]
 
     def _double(self, frame: bytes) -> bytes:
-        member = self._chance.choice(
-            (
-                b'"id":1',
-                b'"id":"two"',
-                b'"id":null',
-                b'"method":"ping"',
-                b'"params":{}',
-                b'"jsonrpc":"2.0"',
-                b'"result":{}',
-            )
-        )
+        member = self._chance.choice(MEMBERS)
         body = frame.strip()[1:-1]
         return b"{" + self._chance.choice((member + b"," + body, body + b"," + member)) + b"}\n"
 
     def _dress(self, frame: bytes) -> bytes:
-        before = self._chance.choice(
-            (b"", b"\xef\xbb\xbf", b"\0", b"   \t", b"\r", b"\x0c", b"data: ", b"Content-Length: 9\r\n\r\n")
-        )
+        before = self._chance.choice(PREFIXES)
         after = self._chance.choice((b"\n", b"\r\n", b"\0\n", b" x\n", b",\n", b"\n\n\r\n", b"\n\n \n", frame))
         return before + frame[:-1] + after
 
@@ -586,9 +523,7 @@ class Spoiler:
 
     def _noise(self) -> bytes:
         size = self._chance.choice((1, 5, 50, 500, 5_000))
-        alphabet = self._chance.choice(
-            (bytes(range(256)), b'{}[]":,\\ \t\rid0123truefalsn.eE+-', b"\n\r \t", b'\\"', b"{[")
-        )
+        alphabet = self._chance.choice(ALPHABETS)
         return bytes(self._chance.choices(alphabet, k=size)) + b"\n"
 
 
@@ -629,7 +564,6 @@ class Client:
         self._server, self._era, self._limit = server, era, limit
         self.book = Book()
         self._number = 0
-        self._rest = b""
 
     def begin(self) -> None:
         """Shake hands where this era does, so that the era is settled."""
@@ -709,7 +643,7 @@ class Client:
         shown = f"{json.dumps(frame)[:2_000]}\n{self.book.lines_with(answered(frame['id']))}"
         if "error" in frame:
             error = frame["error"]
-            assert error["code"] not in (0, INTERNAL_ERROR), shown
+            assert error["code"] not in (0, INTERNAL_ERROR), f"{shown}\n{self._server.errors()[-3_000:]}"
             assert_decent(error["message"], shown)
             # What the SDK repeats is how the caller addressed us: the method, the address, the version.
             rest = error.get("data")

@@ -256,3 +256,32 @@ def test_the_demo_plays_a_transcript_that_is_named(environment: dict[str, str], 
     (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
     assert isinstance(refused(environment, "demo", str(tmp_path / "empty.jsonl")), Invalid)
     assert isinstance(refused(environment, "demo", str(tmp_path / "none.jsonl")), Invalid)
+
+
+def test_a_value_that_cannot_be_is_refused_without_repeating_it(environment: dict[str, str]) -> None:
+    ended = subprocess.run(
+        [*COMMAND, "user", "update", "--email", "secret" * 200],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("mcp-chat-server: email: ")
+    assert "secret" not in ended.stderr
+
+
+def test_a_data_folder_of_any_name_is_the_one_that_is_used(tmp_path: Path) -> None:
+    folder = tmp_path / "50%41 a?b#c é"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MCP_CHAT_")}
+    checked = subprocess.run(
+        [*COMMAND, "db", "upgrade"],
+        env={**environment, "XDG_DATA_HOME": str(folder), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert str(folder) in checked.stdout

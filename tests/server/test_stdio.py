@@ -511,3 +511,40 @@ def said(content: str) -> dict[str, Any]:
 
 def frame_of_batch(*messages: dict[str, Any]) -> bytes:
     return json.dumps(messages).encode() + b"\n"
+
+
+@pytest.mark.parametrize("ending", ["SIGTERM", "end of input"])
+def test_a_client_that_has_stopped_reading_does_not_keep_the_server(tmp_path: Path, ending: str) -> None:
+    url = url_of(tmp_path / "chat.db")
+    with started(url) as server:
+        session = server.answer("start_session")["id"]
+        for number in range(20):
+            said_long = said("x" * 5_000)
+            server.answer("add_messages", session_id=session, messages=[said_long] * 2, expected_seq=number * 2)
+    deaf = subprocess.Popen(
+        [sys.executable, str(COMMAND)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment_of(url, {}),
+    )
+    assert deaf.stdin is not None
+    assert deaf.stdout is not None
+    try:
+        deaf.stdin.write(frame_of(tool_call(0, "list_sessions")))
+        deaf.stdin.flush()
+        assert json.loads(deaf.stdout.readline())["id"] == 0
+        # More answers than a pipe holds, and nobody reads them.
+        calls = [frame_of(tool_call(number, "get_session_history", session_id=session)) for number in range(1, 21)]
+        deaf.stdin.write(b"".join(calls))
+        deaf.stdin.flush()
+        if ending == "SIGTERM":
+            deaf.send_signal(signal.SIGTERM)
+        else:
+            deaf.stdin.close()
+        assert deaf.wait(WAIT_SECONDS) == 0
+    finally:
+        deaf.kill()
+        deaf.wait()
+        deaf.stdin.close()
+        deaf.stdout.close()
