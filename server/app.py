@@ -94,7 +94,8 @@ class _Handlers:
 
     def _caller_of(self, context: Context) -> CallerSource:
         about = context.session.client_params
-        client = None if about is None else about.client_info.name[:200]
+        # What a client says of itself is kept where it can be, and never stands in its way.
+        client = None if about is None else about.client_info.name.replace("\0", "")[:200] or None
 
         async def caller() -> Caller:
             return await self._record.caller(client)

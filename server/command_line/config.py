@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from server.command_line.terminal import complain
-from server.settings import PREFIX
+from server.settings import PREFIX, Settings
 
 SERVER_NAME = "chat"
 
@@ -40,7 +40,8 @@ def server_command() -> list[str]:
 
 def settings_in(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the settings that are made by environment variables now, so that the client passes them on."""
-    return {name: value for name, value in sorted(environment.items()) if name.startswith(PREFIX)}
+    variables = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    return {name: environment[name] for name in variables if name in environment}
 
 
 def _claude_code(command: list[str], settings: dict[str, str]) -> str:

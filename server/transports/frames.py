@@ -59,6 +59,8 @@ def parse(frame: bytes) -> SessionMessage | Refusal:
     if not isinstance(value, dict):
         return _refusal(None, types.INVALID_REQUEST, "A call is a JSON object: send one JSON-RPC message a line.")
     request_id = value.get("id")
+    if request_id is None and "method" not in value and ("error" in value or "result" in value):
+        return Refusal((), "a response to nobody")
     carries_id = "id" in value
     if carries_id and not _is_request_id(request_id):
         known = request_id if isinstance(request_id, float) else None

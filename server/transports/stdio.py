@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
@@ -115,7 +116,7 @@ class StdioWire:
         self._arrived: asyncio.Queue[Any] = asyncio.Queue()
         self._room = threading.BoundedSemaphore(_FRAMES_AHEAD)
         self._outgoing: SimpleQueue[tuple[bytes, asyncio.Future[None]]] = SimpleQueue()
-        self._unanswered: set[str | int] = set()
+        self._unanswered: Counter[str | int] = Counter()
         self._all_answered = asyncio.Event()
         self._input_ended = asyncio.Event()
 
@@ -197,17 +198,21 @@ class StdioWire:
         await written
 
     def _note_request(self, message: Any) -> None:
+        from mcp.shared.dispatcher import coerce_request_id
+
         method, request_id = getattr(message, "method", None), getattr(message, "id", None)
         if method is not None and request_id is not None:
-            self._unanswered.add(request_id)
+            self._unanswered[coerce_request_id(request_id)] += 1
             self._all_answered.clear()
         elif method == "notifications/cancelled":
             # A cancelled request is not answered.
             self._note_answer((message.params or {}).get("requestId"))
 
     def _note_answer(self, request_id: Any) -> None:
-        if isinstance(request_id, (str, int)):
-            self._unanswered.discard(request_id)
+        from mcp.shared.dispatcher import coerce_request_id
+
+        if isinstance(request_id, (str, int)) and not isinstance(request_id, bool):
+            self._unanswered -= Counter([coerce_request_id(request_id)])
         if not self._unanswered:
             self._all_answered.set()
 
@@ -228,16 +233,16 @@ class StdioWire:
                 break
             *lines, rest = chunk.split(b"\n")
             for line in lines:
+                parts.append(line[: max(self._limit - size, 0)])
                 size += len(line)
                 if size > self._limit:
                     self._hand_over(Oversized(b"".join(parts), (tail + line)[-_KEPT_TAIL:], size))
-                elif frame := b"".join([*parts, line]).strip():
+                elif frame := b"".join(parts).strip():
                     self._hand_over(frame)
                 parts, size, tail = [], 0, b""
             if rest:
+                parts.append(rest[: max(self._limit - size, 0)])
                 size += len(rest)
-                if size <= self._limit:
-                    parts.append(rest)
                 tail = (tail + rest)[-_KEPT_TAIL:]
         if 0 < size <= self._limit and (frame := b"".join(parts).strip()):
             # A last line without its newline may be torn, and is a frame where it is whole.
