@@ -49,9 +49,10 @@ def read_cursor(cursor: str | None, *of: object) -> int | None:
     except (binascii.Error, ValueError):
         data = b""
     body, seal = data[:8], data[8:]
-    if len(body) < 8 or seal != _seal(body, of):
+    # A key is a signed integer of eight bytes.
+    if len(body) < 8 or body[0] > 0x7F or seal != _seal(body, of):
         raise Invalid("cursor is not one that this list gave: pass next_cursor unchanged, with the same filters.")
-    return min(int.from_bytes(body), END)
+    return int.from_bytes(body)
 
 
 def _seal(body: bytes, of: tuple[object, ...]) -> bytes:
