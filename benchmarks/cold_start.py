@@ -53,24 +53,25 @@ async def start(command: Sequence[str], environment: Mapping[str, str], tool: st
         stderr=asyncio.subprocess.DEVNULL,
         env={**os.environ, **environment},
     )
-    assert process.stdin is not None
-    assert process.stdout is not None
+    to_server, from_server = process.stdin, process.stdout
+    assert to_server is not None
+    assert from_server is not None
 
     async def ask(number: int, method: str, params: dict[str, Any]) -> dict[str, Any]:
         request = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
-        process.stdin.write(json.dumps(request).encode() + b"\n")  # type: ignore[union-attr]
-        answer: dict[str, Any] = json.loads(await process.stdout.readline())  # type: ignore[union-attr]
+        to_server.write(json.dumps(request).encode() + b"\n")
+        answer: dict[str, Any] = json.loads(await from_server.readline())
         assert "result" in answer, answer
         return answer
 
     await ask(1, "initialize", _HANDSHAKE)
     handshake = time.perf_counter() - began
-    process.stdin.write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
+    to_server.write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
     answer = await ask(2, "tools/call", {"name": tool, "arguments": arguments})
     assert not answer["result"].get("isError"), answer
     first_tool = time.perf_counter() - began
     memory = _resident(process.pid)
-    process.stdin.close()
+    to_server.close()
     await process.wait()
     return Start(handshake, first_tool, memory)
 

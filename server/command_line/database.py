@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from server.command_line.terminal import say
 from server.settings import read_settings
+
+if TYPE_CHECKING:
+    from chat_service.upkeep import FileReport
 
 
 def build() -> typer.Typer:
@@ -89,6 +92,6 @@ def shown_progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-def _print(report: object) -> None:
-    for name, value in dict(report).items():  # type: ignore[call-overload]
+def _print(report: "FileReport") -> None:
+    for name, value in report.items():
         say(f"{name:<15} {value}")
