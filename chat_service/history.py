@@ -15,6 +15,7 @@ from chat_service.sessions import get_key, get_session
 from chat_service.tool_usage import TOOL_USAGE_COLUMNS
 from models.errors import Invalid, NotFound
 from models.ids import SessionId, UserId
+from models.prepared import Prepared
 from models.rows import all_rows, columns, one_row
 from models.shapes import (
     EntryPieceDict,
@@ -48,10 +49,10 @@ def _session_key() -> Any:
     return select(chat_sessions.c.key).where(owned).scalar_subquery()
 
 
-def _window(entries: Any, *shape: Any) -> Any:
+def _window(entries: Any, *shape: Any) -> Prepared:
     # Asked only after the session was found to be the acting user's, on the same snapshot.
     inside = entries.c.seq > bindparam("low"), entries.c.seq <= bindparam("high")
-    return select(*shape).where(entries.c.session_key == _session_key(), *inside).order_by(entries.c.seq)
+    return Prepared(select(*shape).where(entries.c.session_key == _session_key(), *inside).order_by(entries.c.seq))
 
 
 _MESSAGES = _window(messages, *MESSAGE_COLUMNS)
@@ -81,11 +82,13 @@ _TOOL_USAGE_PREVIEWS = _window(
         error_length=_length(tool_usages.c.error),
     ),
 )
-_CONTENT_PIECE = select(
-    func.substr(messages.c.content, bindparam("start"), bindparam("piece")),
-    func.length(messages.c.content),
-    messages.c.parts.is_(None) & messages.c.message_metadata.is_(None),
-).where(messages.c.session_key == bindparam("session_key"), messages.c.seq == bindparam("seq"))
+_CONTENT_PIECE = Prepared(
+    select(
+        func.substr(messages.c.content, bindparam("start"), bindparam("piece")),
+        func.length(messages.c.content),
+        messages.c.parts.is_(None) & messages.c.message_metadata.is_(None),
+    ).where(messages.c.session_key == bindparam("session_key"), messages.c.seq == bindparam("seq"))
+)
 
 
 def get_history(
@@ -139,7 +142,7 @@ def get_entry(
     if not 0 < seq < END:
         raise _no_such_entry()
     where = {"session_key": session_key, "seq": seq, "start": content_offset + 1, "piece": content_limit}
-    message = connection.execute(_CONTENT_PIECE, where).one_or_none()
+    message = _CONTENT_PIECE.first(connection, where)
     content_type: Literal["text/plain", "application/json"] = "text/plain"
     if message is not None and message[2]:
         content, length = message[0], message[1]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, String, bindparam, cast, insert, select, update
+from sqlalchemy import Connection, String, bindparam, cast, select, update
 
 from chat_service.paging import END, check_limit, check_seq
 from chat_service.sessions import ACTING_USER, OWNED, check_ids, digest_of, get_key
@@ -12,6 +12,7 @@ from chat_service.work import Work
 from models.errors import Invalid
 from models.ids import SessionId, UserId
 from models.inputs import NewMessage, ToolCallPart
+from models.prepared import Prepared, prepared_insert
 from models.rows import all_rows, columns
 from models.shapes import MessageDict, MessagePageDict
 from models.tables import PublicId, chat_sessions, messages, tool_call_references, tool_usages
@@ -31,19 +32,19 @@ _BY_SEQ = (
     .join(chat_sessions, chat_sessions.c.key == messages.c.session_key)
     .where(OWNED, messages.c.seq.in_(bindparam("seqs", expanding=True)))
 )
-_EXISTS = select(messages.c.key).where(
-    messages.c.session_key == bindparam("session_key"), messages.c.seq == bindparam("seq")
+_EXISTS = Prepared(
+    select(messages.c.key).where(messages.c.session_key == bindparam("session_key"), messages.c.seq == bindparam("seq"))
 )
 _PAGE = (
     select(*MESSAGE_COLUMNS)
     .where(messages.c.session_key == bindparam("session_key"))
     .limit(bindparam("page_size", type_=messages.c.seq.type))
 )
-_PAGE_BEFORE = _PAGE.where(messages.c.seq < bindparam("edge")).order_by(messages.c.seq.desc())
-_PAGE_AFTER = _PAGE.where(messages.c.seq > bindparam("edge")).order_by(messages.c.seq)
-_INSERT = insert(messages)
-_INSERT_REFERENCE = insert(tool_call_references)
-_JOIN_USAGES = (
+_PAGE_BEFORE = Prepared(_PAGE.where(messages.c.seq < bindparam("edge")).order_by(messages.c.seq.desc()))
+_PAGE_AFTER = Prepared(_PAGE.where(messages.c.seq > bindparam("edge")).order_by(messages.c.seq))
+_INSERT = prepared_insert(messages, leaving_out="key")
+_INSERT_REFERENCE = prepared_insert(tool_call_references)
+_JOIN_USAGES = Prepared(
     update(tool_usages)
     .where(
         tool_usages.c.session_key == bindparam("of_session"),
@@ -92,7 +93,7 @@ def add(
     rows: list[dict[str, Any]] = []
     for seq, (message, key) in enumerate(zip(new_messages, keyed, strict=True), start=first_seq):
         rows.append(_row(message, key.digest, session_key, seq, work.now))
-    work.connection.execute(_INSERT, rows)
+    _INSERT.run(work.connection, *rows)
     for row, message in zip(rows, new_messages, strict=True):
         if message.parts:
             _join_tool_usages(work.connection, session_key, row["seq"], message)
@@ -132,7 +133,7 @@ def get_page(
 def is_message(connection: Connection, user_id: UserId, session_id: SessionId, seq: int) -> bool:
     """Tell whether the session has a message of this seq; raises NotFound where there is no such session."""
     session_key = get_key(connection, user_id, session_id)
-    return connection.execute(_EXISTS, {"session_key": session_key, "seq": seq}).first() is not None
+    return _EXISTS.first(connection, {"session_key": session_key, "seq": seq}) is not None
 
 
 def check_one_edge(before_seq: int | None, after_seq: int | None) -> None:
@@ -199,5 +200,5 @@ def _join_tool_usages(connection: Connection, session_key: int, seq: int, messag
     calls = dict.fromkeys(part.id for part in message.parts or () if isinstance(part, ToolCallPart))
     for call in calls:
         reference = {"session_key": session_key, "tool_call_id": call, "message_seq": seq}
-        connection.execute(_INSERT_REFERENCE, reference)
-        connection.execute(_JOIN_USAGES, {"of_session": session_key, "of_call": call, "asked_by": seq})
+        _INSERT_REFERENCE.run(connection, reference)
+        _JOIN_USAGES.run(connection, {"of_session": session_key, "of_call": call, "asked_by": seq})

@@ -23,6 +23,7 @@ from chat_service.work import Work
 from models.errors import Conflict, Invalid, NotFound
 from models.ids import SessionId, UserId, is_id, new_id
 from models.inputs import NewSession, SessionChanges, SessionStatus
+from models.prepared import Prepared
 from models.rows import columns, one_row, page_rows
 from models.shapes import ActiveSessionDict, DeletedDict, SessionDict, SessionPageDict
 from models.tables import PublicId, chat_sessions
@@ -33,8 +34,8 @@ OWNED = and_(chat_sessions.c.id == bindparam("session_id"), chat_sessions.c.user
 
 ACTING_USER = bindparam("user_id", type_=PublicId)
 _COLUMNS = columns(SessionDict, chat_sessions, user_id=ACTING_USER)
-_GET = select(*_COLUMNS).where(OWNED)
-_GET_KEY = select(chat_sessions.c.key).where(OWNED)
+_GET = Prepared(select(*_COLUMNS).where(OWNED))
+_GET_KEY = Prepared(select(chat_sessions.c.key).where(OWNED))
 _BY_IDEMPOTENCY_KEY = select(chat_sessions.c.digest, chat_sessions.c.id).where(
     chat_sessions.c.user_key == USER_KEY, chat_sessions.c.idempotency_key == bindparam("idempotency_key")
 )
@@ -69,9 +70,10 @@ def get_session(connection: Connection, user_id: UserId, session_id: SessionId) 
 
 def get_key(connection: Connection, user_id: UserId, session_id: SessionId) -> int:
     """Return the integer key of an owned session; raises NotFound."""
-    key: int | None = connection.execute(_GET_KEY, check_ids(user_id, session_id)).scalar_one_or_none()
-    if key is None:
+    found = _GET_KEY.first(connection, check_ids(user_id, session_id))
+    if found is None:
         raise not_found()
+    key: int = found[0]
     return key
 
 

@@ -16,9 +16,10 @@ from chat_service.sessions import OWNED, check_ids, get_session
 from chat_service.work import Work
 from models.errors import Conflict
 from models.ids import SessionId, UserId
+from models.prepared import Prepared
 from models.tables import chat_sessions, messages, tool_usages
 
-_CLAIM = (
+_CLAIM = Prepared(
     update(chat_sessions)
     .where(
         OWNED,
@@ -100,8 +101,8 @@ def claim(
     new_entries = new_messages + new_tool_usages
     counts = {"new_entries": new_entries, "new_messages": new_messages, "new_tool_usages": new_tool_usages}
     parameters = check_ids(user_id, session_id) | counts | {"expected_seq": expected_seq, "now": work.now}
-    row = work.connection.execute(_CLAIM, parameters).one_or_none()
-    if row is None:
+    claimed = _CLAIM.first(work.connection, parameters)
+    if claimed is None:
         session = get_session(work.connection, user_id, session_id)
         if session["status"] != "active":
             raise Conflict("The session is archived: set its status to active with update_session, then append.")
@@ -109,5 +110,6 @@ def claim(
             f"expected_seq is {expected_seq}, but the session's last entry is {session['last_seq']}: "
             "read on with after_seq, then append."
         )
-    work.tell(Event(user_id, session_id, "appended", row.last_seq))
-    return Claim(row.key, row.last_seq - new_entries + 1)
+    session_key, last_seq = claimed
+    work.tell(Event(user_id, session_id, "appended", last_seq))
+    return Claim(session_key, last_seq - new_entries + 1)

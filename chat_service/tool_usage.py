@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, String, bindparam, case, cast, func, insert, select
+from sqlalchemy import Connection, String, bindparam, case, cast, func, select
 
 from chat_service.messages import SESSION, entry_id, entry_parameters, is_message
 from chat_service.paging import check_filters, check_limit, make_cursor, read_cursor
@@ -13,6 +13,7 @@ from chat_service.work import Work
 from models.errors import Invalid
 from models.ids import SessionId, UserId, to_timestamp
 from models.inputs import NewToolUsage, ToolStatus
+from models.prepared import Prepared, prepared_insert
 from models.rows import all_rows, columns, page_rows
 from models.shapes import ToolSummaryDict, ToolTotalDict, ToolUsageDict, ToolUsagePageDict
 from models.tables import chat_sessions, tool_call_references, tool_usages
@@ -29,11 +30,13 @@ _BY_SEQ = (
     .join(chat_sessions, chat_sessions.c.key == tool_usages.c.session_key)
     .where(OWNED, tool_usages.c.seq == bindparam("seq"))
 )
-_ASKED_BY = select(func.max(tool_call_references.c.message_seq)).where(
-    tool_call_references.c.session_key == bindparam("session_key"),
-    tool_call_references.c.tool_call_id == bindparam("tool_call_id"),
+_ASKED_BY = Prepared(
+    select(func.max(tool_call_references.c.message_seq)).where(
+        tool_call_references.c.session_key == bindparam("session_key"),
+        tool_call_references.c.tool_call_id == bindparam("tool_call_id"),
+    )
 )
-_INSERT = insert(tool_usages)
+_INSERT = prepared_insert(tool_usages, leaving_out="key")
 
 MAX_TOTALS = 100
 """So many tools are summarized one by one; the rest are counted."""
@@ -63,7 +66,7 @@ def add(
     session_key, seq = claim(work, user_id, session_id, new_tool_usages=1, expected_seq=expected_seq)
     if message_seq is None and usage.tool_call_id is not None:
         asked_by = {"session_key": session_key, "tool_call_id": usage.tool_call_id}
-        message_seq = work.connection.execute(_ASKED_BY, asked_by).scalar_one()
+        ((message_seq,),) = _ASKED_BY.rows(work.connection, asked_by)
     record: ToolUsageDict = {
         "id": entry_id(session_id, seq),
         "session_id": session_id,
@@ -84,7 +87,7 @@ def add(
     }
     inside: dict[str, Any] = {"session_key": session_key, "idempotency_key": keyed.idempotency_key}
     row = {name: value for name, value in record.items() if name in tool_usages.c} | inside | {"digest": keyed.digest}
-    work.connection.execute(_INSERT, row)
+    _INSERT.run(work.connection, row)
     return record
 
 

@@ -5,15 +5,12 @@ A unit of work is a plain function of a `sqlalchemy.Connection` that touches not
 caller's answer comes after the commit. `await database.read(unit)` runs on one of the readers, on one snapshot.
 
 A caller who is cancelled, times out or goes away changes nothing: the unit is finished, and what it has to tell is
-told, by the writer's own task. `close()` finishes what has begun, refuses the rest, and ends the threads.
+told, by the writer. `close()` finishes what has begun, refuses the rest, and ends the threads.
 """
 
 import asyncio
-import logging
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self, TypeVar
@@ -22,43 +19,39 @@ from sqlalchemy import Connection
 
 from models.errors import Unavailable
 from models.shapes import HealthDict
-from models.sqlite import ODD, Job, Outcome, SqliteConnection, SqliteEngine, choose_library, is_safe_for_wal, refusal
+from models.sqlite import ODD, Job, SqliteConnection, SqliteEngine, choose_library, is_safe_for_wal, refusal
 from models.sqlite_file import Journal, path_from_url, prepare
 from models.tables import SCHEMA_VERSION
-
-logger = logging.getLogger(__name__)
+from models.writer import Writer
 
 Result = TypeVar("Result")
-
-MAX_GROUP = 256
-"""So many units are committed together at most: more would only make the first of them wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    job: Job
-    committed: Callable[[Any], None] | None
-    answer: "asyncio.Future[Any]"
 
 
 class Database:
     """One SQLite file, one writer, a few readers; open it with `async with Database(url)`.
 
-    `deadline` is how many seconds a unit may wait and run before it is refused with Unavailable, nothing stored.
+    `deadline` is how many seconds a unit may wait and run before it is refused with Unavailable, nothing stored;
+    `max_group` is how many units are committed together at most: more would only make the first of them wait.
     """
 
     def __init__(
-        self, url: str, *, readers: int = 2, deadline: float = 20.0, library: ModuleType | None = None
+        self,
+        url: str,
+        *,
+        readers: int = 2,
+        deadline: float = 20.0,
+        max_group: int = 256,
+        library: ModuleType | None = None,
     ) -> None:
         self.path: Path = path_from_url(url)
         self._library = library or choose_library()
         self._deadline = deadline
         self._reader_count = readers
         self._journal: Journal | None = None
-        self._writer: SqliteConnection | None = None
+        self._max_group = max_group
+        self._writer: Writer | None = None
         self._readers: list[SqliteConnection] = []
-        self._waiting: deque[_Waiting] = deque()
-        self._writing: asyncio.Task[None] | None = None
+        self._connections: list[SqliteConnection] = []
         self._connecting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._open = False
@@ -104,15 +97,11 @@ class Database:
         `committed` is called with the result after the commit, before the caller is answered, and also where the caller
         is no longer there. Raises what the unit raised, or Unavailable; in either case nothing was stored.
         """
-        if not self._open:
+        if not self._open or self._writer is None:
             raise Unavailable("The database is closed: open it again.")
-        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        answer.add_done_callback(_look_at)
-        self._waiting.append(_Waiting(Job(unit, time.monotonic() + self._deadline), committed, answer))
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write_groups(), name="database writer")
-        # A cancelled caller leaves; the unit and what it has to tell stay with the writer's task.
-        return await asyncio.shield(answer)
+        # A cancelled caller takes only the answer along; the unit and what it has to tell stay with the writer.
+        result: Result = await self._writer.submit(Job(unit, time.monotonic() + self._deadline), committed)
+        return result
 
     async def read(self, unit: Callable[[Connection], Result]) -> Result:
         """Run a unit that only reads, on one snapshot, and return its result."""
@@ -143,59 +132,30 @@ class Database:
     async def _connect(self) -> None:
         engine = SqliteEngine(self.path, self._library)
         keeps_wal = is_safe_for_wal(self._library.sqlite_version_info)
-        self._writer = SqliteConnection(engine, writes=True, keeps_wal=keeps_wal)
-        await self._writer.open()
-        for _ in range(self._reader_count):
-            reader = SqliteConnection(engine, writes=False, keeps_wal=keeps_wal)
-            self._readers.append(reader)
-            await reader.open()
+        for writes in (True, *[False] * self._reader_count):
+            connection = SqliteConnection(engine, writes=writes, keeps_wal=keeps_wal)
+            self._connections.append(connection)
+            await connection.open()
+        writing, *self._readers = self._connections
+        self._writer = Writer(writing, self._max_group)
 
     async def _close(self) -> None:
         if self._connecting is not None:
             await asyncio.wait([self._connecting])
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            waiting.answer.set_exception(Unavailable("The server is shutting down, so nothing was stored: try again."))
-        connections = [*self._readers, *([self._writer] if self._writer else [])]
+        connections, self._connections = self._connections, []
+        writer, self._writer, self._readers = self._writer, None, []
+        if writer is not None:
+            writer.refuse_waiting(_shutting_down)
         for connection in connections:
             connection.stop_waiting()
-        if self._writing is not None:
-            await asyncio.shield(self._writing)
-        self._readers, self._writer = [], None
-        for connection in connections:
+        if writer is not None:
+            await writer.finished()
+        for connection in reversed(connections):
             await connection.close()
 
-    async def _write_groups(self) -> None:
-        writer = self._writer
-        assert writer is not None, "an open database has a writer"  # noqa: S101
-        try:
-            while self._waiting:
-                group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP))]
-                jobs = [waiting.job for waiting in group]
-                for waiting, outcome in zip(group, await self._run(writer, jobs), strict=True):
-                    self._answer(waiting, outcome)
-        finally:
-            self._writing = None
 
-    async def _run(self, writer: SqliteConnection, jobs: list[Job]) -> Sequence[Outcome]:
-        try:
-            outcomes: list[Outcome] = await writer.submit(lambda: writer.run_group(jobs))
-        except Exception as error:
-            # The transaction itself failed in a way that no unit caused.
-            return [Outcome(error=refusal(error) or error)] * len(jobs)
-        return outcomes
-
-    def _answer(self, waiting: _Waiting, outcome: Outcome) -> None:
-        if outcome.error is not None:
-            waiting.answer.set_exception(outcome.error)
-            return
-        if waiting.committed is not None:
-            try:
-                waiting.committed(outcome.result)
-            except Exception as error:
-                # What is stored stays stored: a listener's failure is not the writer's.
-                logger.error("telling what was committed failed: %s", type(error).__name__)
-        waiting.answer.set_result(outcome.result)
+def _shutting_down() -> Unavailable:
+    return Unavailable("The server is shutting down, so nothing was stored: try again.")
 
 
 def _pending(connection: SqliteConnection) -> int:

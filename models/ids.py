@@ -1,13 +1,15 @@
 """Public ids and times: what they look like outside, and how they are made.
 
 Ids are UUIDs of version 7 (RFC 9562), so that they sort by creation; times are RFC 3339 strings in UTC with six digits
-of a second, so that they sort as text.
+of a second, so that they sort as text. The same few ids and seconds come again and again, so their other forms are
+remembered.
 """
 
 import os
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import NewType
 
 UserId = NewType("UserId", str)
@@ -26,10 +28,19 @@ def new_id() -> str:
 
 def is_id(value: str) -> bool:
     """Tell whether a text is a UUID in its usual form, 36 characters in lower case."""
-    try:
-        return str(uuid.UUID(value)) == value
-    except (ValueError, AttributeError, TypeError):
-        return False
+    return isinstance(value, str) and len(value) == 36 and _is_usual(value)
+
+
+@lru_cache(maxsize=4096)
+def pack_id(value: str) -> bytes:
+    """Return the 16 bytes of an id."""
+    return uuid.UUID(value).bytes
+
+
+@lru_cache(maxsize=4096)
+def unpack_id(packed: bytes) -> str:
+    """Return the id of 16 bytes."""
+    return str(uuid.UUID(bytes=packed))
 
 
 def utc_now() -> str:
@@ -42,6 +53,7 @@ def to_timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
+@lru_cache(maxsize=256)
 def to_microseconds(timestamp: str) -> int:
     """Count the microseconds since 1970 of an RFC 3339 time."""
     return (datetime.fromisoformat(timestamp) - _EPOCH) // timedelta(microseconds=1)
@@ -49,4 +61,18 @@ def to_microseconds(timestamp: str) -> int:
 
 def from_microseconds(microseconds: int) -> str:
     """Write microseconds since 1970 as an RFC 3339 time."""
-    return to_timestamp(_EPOCH + timedelta(microseconds=microseconds))
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return f"{_second(seconds)}.{rest:06d}Z"
+
+
+@lru_cache(maxsize=4096)
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat().removesuffix("+00:00")
+
+
+@lru_cache(maxsize=4096)
+def _is_usual(value: str) -> bool:
+    try:
+        return str(uuid.UUID(value)) == value
+    except ValueError:
+        return False

@@ -6,6 +6,8 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import ColumnElement, Connection, Executable, Label, Select, Table
 from sqlalchemy.sql.elements import KeyedColumnElement
 
+from models.prepared import Prepared
+
 Shape = TypeVar("Shape")
 
 
@@ -19,14 +21,22 @@ def columns(
 
 
 def all_rows(
-    connection: Connection, shape: type[Shape], query: Executable, parameters: Mapping[str, Any] | None = None
+    connection: Connection,
+    shape: type[Shape],
+    query: Executable | Prepared,
+    parameters: Mapping[str, Any] | None = None,
 ) -> list[Shape]:
     """Run a query whose columns are those of the shape, and return its rows as dicts."""
+    if isinstance(query, Prepared):
+        return _dicts(shape, query.rows(connection, parameters or {}))
     return _dicts(shape, connection.execute(query, parameters).fetchall())
 
 
 def one_row(
-    connection: Connection, shape: type[Shape], query: Executable, parameters: Mapping[str, Any] | None = None
+    connection: Connection,
+    shape: type[Shape],
+    query: Executable | Prepared,
+    parameters: Mapping[str, Any] | None = None,
 ) -> Shape | None:
     """Run a query of one row at most, and return it as a dict, or None."""
     rows = all_rows(connection, shape, query, parameters)

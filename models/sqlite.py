@@ -89,22 +89,15 @@ def primary_code(error: BaseException) -> int | None:
     return None if code is None else int(code) & 0xFF
 
 
-def refusal(error: BaseException) -> Unavailable | None:
+def refusal(error: BaseException, driver_error: type[BaseException] = DBAPIError) -> Unavailable | None:
     """Return what to tell of a driver's error, or None where it is none of the environment's making."""
     code = primary_code(error)
     sentence = _REFUSALS.get(code or 0)
-    if sentence is None and isinstance(error, (DBAPIError, UnicodeDecodeError)):
+    if sentence is None and isinstance(error, (DBAPIError, driver_error, UnicodeDecodeError)):
         # What no code of the environment explains is a damaged row, or a fault of ours: the log has the code.
         logger.error("the database ended a statement with code %s (%s)", code, type(error).__name__)
         sentence = ODD
     return None if sentence is None else Unavailable(sentence)
-
-
-def _to_answer(error: BaseException) -> BaseException:
-    """Return the error that a caller is answered with; a future can carry any but StopIteration."""
-    if isinstance(error, StopIteration):
-        return RuntimeError("a unit of work raised StopIteration")
-    return refusal(error) or error
 
 
 @dataclass(slots=True)
@@ -193,6 +186,12 @@ class SqliteConnection:
             await self.submit(self._disconnect)
             await self._thread.close()
 
+    def to_answer(self, error: BaseException) -> BaseException:
+        """Return the error that a caller is answered with; a future can carry any but StopIteration."""
+        if isinstance(error, StopIteration):
+            return RuntimeError("a unit of work raised StopIteration")
+        return refusal(error, self._engine.library.Error) or error
+
     # What follows runs on the thread.
 
     def run_group(self, jobs: Sequence[Job]) -> list[Outcome]:
@@ -201,7 +200,7 @@ class SqliteConnection:
         try:
             self._begin("IMMEDIATE", latest)
         except Exception as error:
-            return [Outcome(error=_to_answer(error)) for _ in jobs]
+            return [Outcome(error=self.to_answer(error)) for _ in jobs]
         outcomes: list[Outcome] = []
         alone = len(jobs) == 1
         for job in jobs:
@@ -220,7 +219,7 @@ class SqliteConnection:
             self._retry_while_busy("COMMIT", max(latest, time.monotonic() + _COMMIT_SECONDS))
         except Exception as error:
             self._rollback()
-            failed = _to_answer(error)
+            failed = self.to_answer(error)
             return [outcome if outcome.error else Outcome(error=failed) for outcome in outcomes]
         return outcomes
 
@@ -233,7 +232,7 @@ class SqliteConnection:
             self._deadline = job.deadline
             return job.unit(self._connected)
         except BaseException as error:
-            raise _to_answer(error) from None
+            raise self.to_answer(error) from None
         finally:
             self._deadline = None
             self._rollback()
@@ -255,7 +254,7 @@ class SqliteConnection:
             if self._raw.in_transaction and savepoint:
                 self._raw.execute("ROLLBACK TO unit")
                 self._raw.execute("RELEASE unit")
-            return Outcome(error=_to_answer(error))
+            return Outcome(error=self.to_answer(error))
         return Outcome(result=result)
 
     @property

@@ -7,7 +7,6 @@ table: packing (session, seq) into the key, or a table without rowid, halved the
 """
 
 import json
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +29,7 @@ from sqlalchemy import (
 )
 
 from models.errors import DAMAGED, Unavailable
-from models.ids import from_microseconds, to_microseconds
+from models.ids import from_microseconds, pack_id, to_microseconds, unpack_id
 from models.text import to_json
 
 SCHEMA_VERSION = 1
@@ -40,45 +39,59 @@ APPLICATION_ID = 0x4D435043
 """`PRAGMA application_id` of our SQLite files: "MCPC"."""
 
 
-def _read(convert: Callable[[Any], Any], value: Any) -> Any:
-    """Convert what was stored; raises Unavailable where it is none of what we store."""
-    try:
-        return None if value is None else convert(value)
-    except (ValueError, TypeError, OverflowError, AttributeError, RecursionError):
-        raise Unavailable(DAMAGED) from None
+_Convert = Callable[[Any], Any]
 
 
-class PublicId(TypeDecorator[str]):
+def _reading(convert: _Convert) -> _Convert:
+    def read(value: Any) -> Any:
+        try:
+            return None if value is None else convert(value)
+        except (ValueError, TypeError, OverflowError, AttributeError, RecursionError):
+            # It is none of what we store.
+            raise Unavailable(DAMAGED) from None
+
+    return read
+
+
+def _writing(convert: _Convert) -> _Convert:
+    return lambda value: None if value is None else convert(value)
+
+
+class _Converted(TypeDecorator[Any]):
+    """What is stored as another type than it has outside; NULL is None."""
+
+    # The processors are given whole: through process_bind_param and process_result_value each value costs three calls.
+    _write: _Convert
+    _read: _Convert
+
+    def bind_processor(self, dialect: Dialect) -> _Convert:
+        """Return what makes the stored value."""
+        return self._write
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> _Convert:
+        """Return what makes the value outside; raises Unavailable where the stored one is none of ours."""
+        return self._read
+
+
+class PublicId(_Converted):
     """A UUID in 16 bytes, text in its usual form outside."""
 
     impl = LargeBinary(16)
     cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:
-        """Pack the text."""
-        return None if value is None else uuid.UUID(value).bytes
-
-    def process_result_value(self, value: bytes | None, dialect: Dialect) -> Any:
-        """Write the text."""
-        return _read(lambda packed: str(uuid.UUID(bytes=packed)), value)
+    _write = staticmethod(_writing(pack_id))
+    _read = staticmethod(_reading(unpack_id))
 
 
-class Timestamp(TypeDecorator[str]):
+class Timestamp(_Converted):
     """Microseconds since 1970, an RFC 3339 string outside."""
 
     impl = BigInteger
     cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> int | None:
-        """Count the microseconds."""
-        return None if value is None else to_microseconds(value)
-
-    def process_result_value(self, value: int | None, dialect: Dialect) -> Any:
-        """Write the text."""
-        return _read(from_microseconds, value)
+    _write = staticmethod(_writing(to_microseconds))
+    _read = staticmethod(_reading(from_microseconds))
 
 
-class Json(TypeDecorator[Any]):
+class Json(_Converted):
     """A JSON value as text, so that it comes back as it was given.
 
     A column declared JSON has numeric affinity in SQLite: the value 12345678901234567890 would come back as a float.
@@ -86,14 +99,8 @@ class Json(TypeDecorator[Any]):
 
     impl = Text
     cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        """Write the text; None is NULL."""
-        return None if value is None else to_json(value)
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        """Read the text."""
-        return _read(json.loads, value)
+    _write = staticmethod(_writing(to_json))
+    _read = staticmethod(_reading(json.loads))
 
 
 metadata = MetaData(

@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, Table, event, func, select
+from sqlalchemy import Connection, Table, func, select
 
 from chat_service import messages, tool_usage
 from chat_service.events import Event
@@ -102,15 +102,35 @@ def hear(service: ChatService) -> list[Event]:
     return heard
 
 
+class _Noting:
+    """A driver's connection that notes what is run on it, once however many rows it is run for."""
+
+    def __init__(self, raw: Any, statements: list[str]) -> None:
+        self._raw = raw
+        self._statements = statements
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def execute(self, statement: str, *values: Any) -> Any:
+        self._statements.append(statement)
+        return self._raw.execute(statement, *values)
+
+    def executemany(self, statement: str, *values: Any) -> Any:
+        self._statements.append(statement)
+        return self._raw.executemany(statement, *values)
+
+    def cursor(self) -> "_Noting":
+        return _Noting(self._raw.cursor(), self._statements)
+
+
 async def watch_statements(database: Database) -> list[str]:
     """Collect the statements of the units from now on; the database has one reader, so that none escapes."""
     statements: list[str] = []
 
-    def note(connection: Any, cursor: Any, statement: str, *others: Any) -> None:
-        statements.append(statement)
-
     def listen(connection: Connection) -> None:
-        event.listen(connection, "before_cursor_execute", note)
+        held: Any = connection.connection
+        held.dbapi_connection = _Noting(held.dbapi_connection, statements)
 
     await database.read(listen)
     await database.write(listen)

@@ -1,0 +1,82 @@
+"""Statements of the hot paths: compiled once, and run on the driver's own connection.
+
+SQLAlchemy's work for each execution (a context, a result with its metadata) costs more than SQLite's own work for an
+append. What a statement needs of it, the SQL and how values go in and come out, does not change from one execution to
+the next, so it is asked for once (docs/decisions/prepared-statements.md).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Dialect, Executable, Table, bindparam, insert
+
+_Convert = Callable[[Any], Any]
+
+
+class Prepared:
+    """A statement whose parameters are all named, and none of them a list.
+
+    A parameter that is missing raises KeyError; the driver's errors pass as they are (`models.sqlite` knows them).
+    """
+
+    def __init__(self, statement: Executable) -> None:
+        self._statement = statement
+        self._sql = ""
+        self._names: list[str] = []
+        self._constants: dict[str, Any] = {}
+        self._in: list[tuple[int, _Convert]] = []
+        self._out: list[tuple[int, _Convert]] = []
+
+    def rows(self, connection: Connection, parameters: Mapping[str, Any]) -> list[list[Any]]:
+        """Run it and return its rows."""
+        raw = self._ready(connection)
+        rows = [list(row) for row in raw.execute(self._sql, self._values(parameters)).fetchall()]
+        for index, convert in self._out:
+            for row in rows:
+                if row[index] is not None:
+                    row[index] = convert(row[index])
+        return rows
+
+    def first(self, connection: Connection, parameters: Mapping[str, Any]) -> list[Any] | None:
+        """Run it and return the first row, or None."""
+        rows = self.rows(connection, parameters)
+        return rows[0] if rows else None
+
+    def run(self, connection: Connection, *rows: Mapping[str, Any]) -> None:
+        """Run it once for each mapping of parameters."""
+        raw = self._ready(connection)
+        raw.executemany(self._sql, [self._values(row) for row in rows])
+
+    def _ready(self, connection: Connection) -> Any:
+        if not self._sql:
+            self._compile(connection.dialect)
+        return connection.connection.dbapi_connection
+
+    def _values(self, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        given = {**self._constants, **parameters} if self._constants else parameters
+        values = [given[name] for name in self._names]
+        for index, convert in self._in:
+            if values[index] is not None:
+                values[index] = convert(values[index])
+        return values
+
+    def _compile(self, dialect: Dialect) -> None:
+        compiled: Any = self._statement.compile(dialect=dialect)  # type: ignore[attr-defined]
+        self._names = list(compiled.positiontup)
+        self._constants = {name: each.value for name, each in compiled.binds.items() if not each.required}
+        types = [compiled.binds[name].type for name in self._names]
+        self._in = _conversions(each.dialect_impl(dialect).bind_processor(dialect) for each in types)
+        selected: Iterable[ColumnElement[Any]] = getattr(self._statement, "exported_columns", ())
+        self._out = _conversions(each.type.dialect_impl(dialect).result_processor(dialect, None) for each in selected)
+        # Last: another reader's thread may be looking.
+        self._sql = str(compiled)
+
+
+def prepared_insert(table: Table, *, leaving_out: str = "") -> Prepared:
+    """Return the statement that inserts a row, of all columns but the one that is left out."""
+    names = [column.key for column in table.c if column.key != leaving_out]
+    return Prepared(insert(table).values({name: bindparam(name) for name in names}))
+
+
+def _conversions(processors: Iterable[_Convert | None]) -> list[tuple[int, _Convert]]:
+    return [(index, convert) for index, convert in enumerate(processors) if convert is not None]
