@@ -12,6 +12,8 @@ from typing import Any
 MAX_DEPTH = 64
 MAX_INTEGER_BITS = 4096
 
+_write_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
 
 def check_text(value: str) -> str:
     """Return the text as it is; raises ValueError where it cannot be stored."""
@@ -66,7 +68,7 @@ def _check_scalar(part: Any) -> None:
 
 def to_json(value: Any) -> str:
     """Write a JSON value in its shortest form, characters as they are and keys in their order."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _write_json(value)
 
 
 def to_canonical_json(value: Any) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import pydantic_core
+
 from models.text import to_json
 
 MAX_CHARACTERS = 20_000
@@ -70,7 +72,8 @@ def fits(texts: Sequence[str], structured: Sequence[Any], room: int = MAX_CHARAC
     as_text = as_json = 0
     for index, (text, each) in enumerate(zip(texts, structured, strict=True)):
         as_text += len(text) + 1
-        as_json += len(to_json(each)) + 1
+        # Twice as fast as the standard library's, and equal but for how some floats are written.
+        as_json += len(pydantic_core.to_json(each).decode()) + 1
         if max(as_text, as_json) > room:
             return index
     return len(texts)
@@ -84,7 +87,7 @@ def to_value(value: Any) -> str:
             if value and all(character.isalnum() or character in "-_:.+" for character in value)
             else _quoted(value)
         )
-    return to_json(value)
+    return str(value) if type(value) is int else to_json(value)
 
 
 def _quoted(text: str) -> str:

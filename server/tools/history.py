@@ -173,11 +173,14 @@ def _window_reply(
 ) -> Reply[HistoryReply]:
     # What does not fit is dropped at the far end of the way that is read, so that reading on finds it.
     nearest_first = entries if forward else entries[::-1]
-    count = fits([to_text(entry) for entry in nearest_first], nearest_first)
+    texts = [to_text(entry) for entry in nearest_first]
+    count = fits(texts, nearest_first)
     if entries and count == 0:
         count, nearest_first = 1, [_cut(nearest_first[0], _SHORTEST)]
+        texts = [to_text(nearest_first[0])]
     left_out = len(entries) - count
-    shown = nearest_first[:count] if forward else nearest_first[:count][::-1]
+    order = slice(count) if forward else slice(count - 1, None, -1) if count else slice(0)
+    shown = nearest_first[order]
     older = window["older"] + (0 if forward else left_out)
     newer = window["newer"] + (left_out if forward else 0)
     session = window["session"]
@@ -191,7 +194,7 @@ def _window_reply(
         "before_seq": older + 1 if older else None,
         "after_seq": session["last_seq"] - newer,
     }
-    return reply({**heading, "entries": shown}, "\n".join([to_line(heading), *map(to_text, shown)]))
+    return reply({**heading, "entries": shown}, "\n".join([to_line(heading), *texts[order]]))
 
 
 def _concise(entry: MessagePreviewDict | ToolUsagePreviewDict) -> dict[str, Any]:
@@ -213,7 +216,9 @@ def _line(entry: dict[str, Any]) -> str:
     if "role" in rest:
         role, parts = rest.pop("role"), rest.pop("parts", None)
         # Indented, so that no line of stored text can pass for the beginning of an entry.
-        content = _LINE_END.sub(r"\g<0>    ", rest.pop("content"))
+        content: str = rest.pop("content")
+        if not content.isprintable():
+            content = _LINE_END.sub(r"\g<0>    ", content)
         return f"[{seq}] {role}: {content}{'' if parts is None else f' {parts}'}{_marks(rest)}"
     tool_name, arguments, status = to_value(rest.pop("tool_name")), rest.pop("arguments"), rest.pop("status")
     result = rest.pop("result", None)
