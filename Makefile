@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench clients endurance clean
+.PHONY: demo test lint format bench bench-full clients endurance clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
@@ -31,8 +31,12 @@ format: .venv/ready
 clients: .venv/ready
 	$(BIN)/python -m tests.clients.run
 
+# Under ten minutes; installs other stores in environments of their own. Writes docs/performance.md.
 bench: .venv/ready
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.run --write
+
+bench-full: .venv/ready
+	$(BIN)/python -m benchmarks.run --full --write
 
 # The reliability tests with larger counts: hours. Writes what was seen to docs/reliability.md.
 endurance: .venv/ready

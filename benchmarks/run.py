@@ -31,7 +31,9 @@ TOPICS = {
     "append": "benchmarks.append",
     "concurrency": "benchmarks.concurrency",
     "history": "benchmarks.history",
+    "tools": "benchmarks.tools",
     "cold_start": "benchmarks.cold_start",
+    "peers": "benchmarks.peers.speed",
 }
 _BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
 

@@ -31,71 +31,27 @@ disk. No process is killed and no power cut here: what is compared is only what 
 
 import argparse
 import asyncio
-import json
-import os
 import shutil
 import sys
 import tempfile
 import time
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import Process
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from benchmarks.peers.load import APPEND, CREATE, READ, READY, Appended, Plan, describe, text_of
-from server.app import server_version
-from tests.clients.environments import ROOT, Environment, Failed, Node, NodeCommand, OwnPython, Python, needs_npm
+from benchmarks.peers.stores import ADK, LANGGRAPH, MEMORY, OPENAI, OURS, Peer, ask, end, line, start
+from tests.clients.environments import Failed, needs_npm
 
 _SECONDS_FOR_A_ROUND = 300.0
-_LONGEST_LINE = 2**26
 
-ADK = Python("peers/google_adk", "google-adk", ("google-adk[db]>=2.13", "aiosqlite"))
-MEMORY = Node("peers/server_memory", "@modelcontextprotocol/server-memory", "latest")
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A store: the program beside this file that is its worker, where that runs, and its own word for a variant."""
-
-    name: str
-    worker: str
-    environment: Environment
-    mode: str = ""
-
-    @property
-    def version(self) -> str:
-        """The version of the store."""
-        return server_version() if self is OURS else self.environment.version()
-
-    @property
-    def interpreter(self) -> Path:
-        """What runs the worker."""
-        return self.environment.interpreter if isinstance(self.environment, Python) else Path(sys.executable)
-
-    @property
-    def command(self) -> list[str]:
-        """How a server is started, where a server it is."""
-        if isinstance(self.environment, NodeCommand):
-            return self.environment.command()
-        return [sys.executable, str(ROOT / "mcp_chat_server.py")] if self is OURS else []
-
-
-OURS = Peer("ours", "worker_ours", OwnPython("mcp"))
 PEERS = (
     OURS,
-    Peer("server-memory", "worker_server_memory", NodeCommand(MEMORY, "mcp-server-memory")),
-    Peer(
-        "langgraph",
-        "worker_langgraph",
-        Python("peers/langgraph", "langgraph-checkpoint-sqlite", ("langgraph-checkpoint-sqlite>=3.1",)),
-    ),
-    Peer(
-        "openai-agents",
-        "worker_openai_agents",
-        Python("peers/openai_agents", "openai-agents", ("openai-agents>=0.24",)),
-    ),
+    Peer("server-memory", "worker_server_memory", MEMORY),
+    Peer("langgraph", "worker_langgraph", LANGGRAPH),
+    Peer("openai-agents", "worker_openai_agents", OPENAI),
     Peer("google-adk", "worker_google_adk", ADK),
     Peer("google-adk-reload", "worker_google_adk", ADK, "reload"),
 )
@@ -156,13 +112,13 @@ async def _round(peer: Peer, processes: int, appends: int) -> Outcome:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         plan = Plan(CREATE, (Path(folder) / "store").as_posix(), peer.command, peer.mode)
         async with asyncio.timeout(_SECONDS_FOR_A_ROUND):
-            handle = await _ask(peer, plan)
+            handle = await ask(peer, plan)
             plan = replace(plan, handle=handle, task=APPEND, appends=appends)
             appended, seconds = await _append(peer, [replace(plan, process=index) for index in range(processes)])
             first_errors = [each.first_error for each in appended if each.first_error is not None]
             errors = sum(each.errors for each in appended)
             try:
-                found = await _ask(peer, replace(plan, task=READ))
+                found = await ask(peer, replace(plan, task=READ))
             except Failed as failure:
                 # What cannot be read is lost to its users.
                 found, errors = [], errors + 1
@@ -206,18 +162,18 @@ async def _append(peer: Peer, plans: Sequence[Plan]) -> tuple[list[Appended], fl
     processes: list[Process] = []
     try:
         for plan in plans:
-            processes.append(await _start(peer, plan))  # noqa: PERF401 - each is known, and ended, once it runs.
+            processes.append(await start(peer, plan))  # noqa: PERF401 - each is known, and ended, once it runs.
         for process in processes:
-            if await _line(process) != READY:
+            if await line(process) != READY:
                 raise Failed("a worker did something else before it was ready")
         began = time.perf_counter()
         for process in processes:
             assert process.stdin is not None
             process.stdin.write(b"\n")
-        reports = await asyncio.gather(*map(_line, processes))
+        reports = await asyncio.gather(*map(line, processes))
         seconds = time.perf_counter() - began
         for process in processes:
-            await _end(process)
+            await end(process)
     finally:
         for process in processes:
             if process.returncode is None:
@@ -226,57 +182,18 @@ async def _append(peer: Peer, plans: Sequence[Plan]) -> tuple[list[Appended], fl
     return [Appended(**report) for report in reports], seconds
 
 
-async def _ask(peer: Peer, plan: Plan) -> Any:
-    """Run one worker to its end and return its answer."""
-    process = await _start(peer, plan)
-    try:
-        answer = await _line(process)
-        await _end(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return answer
-
-
-async def _start(peer: Peer, plan: Plan) -> Process:
-    return await asyncio.create_subprocess_exec(
-        *(str(peer.interpreter), "-m", f"benchmarks.peers.{peer.worker}", json.dumps(asdict(plan))),
-        cwd=Path(plan.store).parent,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"},
-        stdin=PIPE,
-        stdout=PIPE,
-        # What a store logs about an error is told by the error.
-        stderr=DEVNULL,
-        limit=_LONGEST_LINE,
-    )
-
-
-async def _line(process: Process) -> Any:
-    assert process.stdout is not None
-    line = await process.stdout.readline()
-    if not line:
-        raise Failed(f"a worker exited with {await process.wait()} before it had answered")
-    return json.loads(line)
-
-
-async def _end(process: Process) -> None:
-    if await process.wait() != 0:
-        raise Failed(f"a worker exited with {process.returncode} after it had answered")
-
-
 def _print_table(peers: Sequence[Peer], outcomes: dict[str, list[Outcome]]) -> None:
     counts = ("acknowledged", "stored", "lost", "duplicated", "misordered", "unacknowledged", "errors")
-    lines = [["store", "version", *counts, "seconds", "first error"]]
+    rows = [["store", "version", *counts, "seconds", "first error"]]
     for peer in peers:
         taken = outcomes[peer.name]
         cells = [_cell([str(getattr(outcome, count)) for outcome in taken]) for count in counts]
         seconds = _cell([f"{outcome.seconds:.1f}" for outcome in taken])
         first_error = next((outcome.first_error for outcome in taken if outcome.first_error), "-")
-        lines.append([peer.name, peer.version, *cells, seconds, first_error])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        rows.append([peer.name, peer.version, *cells, seconds, first_error])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _cell(values: Sequence[str]) -> str:

@@ -8,16 +8,18 @@ JSON value a line; an appending worker first says READY there, and begins when a
 import asyncio
 import json
 import sys
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 READY = "ready"
-CREATE, APPEND, READ = "create", "append", "read"
+CREATE, APPEND, READ, PACE = "create", "append", "read", "pace"
 
 _LENGTH = 400
+_LAST = 50
 _MOST_TRIES = 100
 _LONGEST_ERROR = 70
 
@@ -59,6 +61,15 @@ class Store(ABC):
     async def read(self) -> list[str]:
         """Return every text there is, in the order in which the store gives them."""
 
+    async def fill(self, texts: Sequence[str]) -> None:
+        """Append many texts in this order, in the quickest way that the store has."""
+        for text in texts:
+            await self.append(text)
+
+    async def last(self, count: int) -> list[str]:
+        """Return the last texts, in the way that the store has for it."""
+        return (await self.read())[-count:]
+
     async def recover(self, error: Exception) -> bool:
         """Return whether the append is to be tried again, as the store's documentation asks after this error."""
         del error
@@ -90,6 +101,9 @@ def run(open_store: Open) -> None:
 async def _run(open_store: Open, plan: Plan) -> None:
     if plan.task == APPEND:
         await _append(open_store, plan)
+        return
+    if plan.task == PACE:
+        await _pace(open_store, plan)
         return
     async with open_store(plan) as store:
         _say(await (store.create() if plan.task == CREATE else store.read()))
@@ -132,6 +146,59 @@ async def _append_one(store: Store, plan: Plan, number: int, acknowledged: list[
         else:
             acknowledged.append(number)
             return
+
+
+async def _pace(open_store: Open, plan: Plan) -> None:
+    """Do what each line that comes in asks for, and say how long each call took, in seconds; end with the lines."""
+    async with open_store(plan) as store:
+        numbers = iter(range(10**9))
+
+        async def append() -> None:
+            await store.append(text_of(plan.process, next(numbers)))
+
+        async def last() -> None:
+            await store.last(_LAST)
+
+        _say(READY)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            order = json.loads(line)
+            match order["do"]:
+                case "fill":
+                    await store.fill([text_of(plan.process, next(numbers)) for _ in range(order["count"])])
+                    _say({"found": len(await store.last(_LAST))})
+                case "append":
+                    _say(await _timed(append, order["calls"]))
+                case "last":
+                    _say(await _timed(last, order["calls"]))
+                case "together":
+                    _say(await _together(append, order["tasks"], order["seconds"]))
+
+
+async def _timed(call: Callable[[], Awaitable[None]], calls: int) -> list[float]:
+    taken: list[float] = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        await call()
+        taken.append(time.perf_counter() - began)
+    return taken
+
+
+async def _together(call: Callable[[], Awaitable[None]], tasks: int, seconds: float) -> dict[str, Any]:
+    taken: list[float] = []
+    errors: list[str] = []
+    start = time.perf_counter()
+
+    async def task() -> None:
+        while (began := time.perf_counter()) < start + seconds:
+            try:
+                await call()
+            except Exception as error:
+                errors.append(describe(error))
+            else:
+                taken.append(time.perf_counter() - began)
+
+    await asyncio.gather(*(task() for _ in range(tasks)))
+    return {"rate": len(taken) / (time.perf_counter() - start), "seconds": taken, "errors": len(errors)}
 
 
 async def _wait_for_the_others() -> None:

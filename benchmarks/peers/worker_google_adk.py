@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from google.adk.errors import StaleSessionError
 from google.adk.events import Event
 from google.adk.sessions import DatabaseSessionService
+from google.adk.sessions.base_session_service import GetSessionConfig
 from google.genai import types
 
 from benchmarks.peers.load import Plan, Store, run
@@ -47,6 +48,10 @@ class GoogleADK(Store):
     async def read(self) -> list[str]:
         self._session = await self._service.get_session(**KEY)
         return [event.content.parts[0].text for event in self._session.events]
+
+    async def last(self, count: int) -> list[str]:
+        session = await self._service.get_session(**KEY, config=GetSessionConfig(num_recent_events=count))
+        return [event.content.parts[0].text for event in session.events]
 
 
 @asynccontextmanager

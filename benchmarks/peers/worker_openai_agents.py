@@ -2,7 +2,7 @@
 # It runs in an environment of its own: its packages are not in ours.
 """The OpenAI Agents SDK's SQLiteSession: each process adds items to one session."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from agents import SQLiteSession
@@ -23,8 +23,14 @@ class OpenAIAgents(Store):
     async def append(self, text: str) -> None:
         await self._session.add_items([{"role": "user", "content": text}])
 
+    async def fill(self, texts: Sequence[str]) -> None:
+        await self._session.add_items([{"role": "user", "content": text} for text in texts])
+
     async def read(self) -> list[str]:
         return [item["content"] for item in await self._session.get_items()]
+
+    async def last(self, count: int) -> list[str]:
+        return [item["content"] for item in await self._session.get_items(count)]
 
 
 @asynccontextmanager

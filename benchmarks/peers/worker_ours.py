@@ -1,6 +1,6 @@
 """Ours: a client of the Python SDK with a server process of its own over stdio, all on one database file."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -9,6 +9,8 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import TextContent
 
 from benchmarks.peers.load import Plan, Store, run
+
+_BATCH = 500
 
 
 class Ours(Store):
@@ -24,9 +26,11 @@ class Ours(Store):
         return str((await self._call("start_session", {"title": "Shared by several processes"}))["id"])
 
     async def append(self, text: str) -> None:
-        self._calls += 1
-        message = {"role": "user", "content": text, "idempotency_key": f"{self._process}-{self._calls}"}
-        await self._call("add_messages", {"session_id": self._session_id, "messages": [message]})
+        await self._append([text])
+
+    async def fill(self, texts: Sequence[str]) -> None:
+        for start in range(0, len(texts), _BATCH):
+            await self._append(texts[start : start + _BATCH])
 
     async def read(self) -> list[str]:
         texts: list[str] = []
@@ -38,6 +42,18 @@ class Ours(Store):
             if window["newer"] == 0:
                 return texts
             after_seq = window["after_seq"]
+
+    async def last(self, count: int) -> list[str]:
+        window = await self._call("get_session_history", {"session_id": self._session_id, "limit": count})
+        return [entry["content"] for entry in window["entries"]]
+
+    async def _append(self, texts: Sequence[str]) -> None:
+        messages = []
+        for text in texts:
+            self._calls += 1
+            key = f"{self._process}-{self._calls}"
+            messages.append({"role": "user", "content": text, "idempotency_key": key})
+        await self._call("add_messages", {"session_id": self._session_id, "messages": messages})
 
     async def _call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         result = await self._client.call_tool(tool, arguments)

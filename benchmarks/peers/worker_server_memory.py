@@ -1,6 +1,6 @@
 """The official memory server: a client of the Python SDK with a server process of its own, all on one memory file."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,10 +24,15 @@ class ServerMemory(Store):
         return ""
 
     async def append(self, text: str) -> None:
-        self._calls += 1
-        name = f"message {self._calls} of process {self._process}"
-        entity = {"name": name, "entityType": "message", "observations": [text]}
-        await self._call("create_entities", {"entities": [entity]})
+        await self.fill([text])
+
+    async def fill(self, texts: Sequence[str]) -> None:
+        entities = []
+        for text in texts:
+            self._calls += 1
+            name = f"message {self._calls} of process {self._process}"
+            entities.append({"name": name, "entityType": "message", "observations": [text]})
+        await self._call("create_entities", {"entities": entities})
 
     async def read(self) -> list[str]:
         graph = await self._call("read_graph", {})

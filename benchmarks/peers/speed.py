@@ -1,0 +1,247 @@
+"""Speed beside other stores, at equal durability: a write-ahead log, and a commit that waits for the disk.
+
+Each store runs in a process and an environment of its own, all at once; they take turns, one call at a time. SQLite's
+own `synchronous=FULL` is the default that none of them changes, and the files of all are in WAL mode: some set it, and
+for the others (ADK, LangChain) the file is put into it beforehand, where they would keep a rollback journal, which
+waits for the disk four times a commit. The official memory server writes a file of JSON lines, and never waits for the
+disk.
+
+The libraries are compared with ours in the process, `ChatService`; the memory server with ours over MCP, through the
+same client of the SDK. LangGraph's saver puts the whole state as its graphs do: the list of messages grows by one. It
+works on a thread one run at a time, so no tasks run side by side there. LangChain's history can only be read whole.
+"""
+
+import asyncio
+import json
+import shutil
+import sqlite3
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.databases import LENGTH, Databases
+from benchmarks.measure import Rate, Timings
+from benchmarks.peers.load import CREATE, PACE, READY, Plan
+from benchmarks.peers.stores import (
+    ADK,
+    LANGCHAIN,
+    LANGGRAPH,
+    MEMORY,
+    OPENAI,
+    OURS,
+    OWN,
+    Peer,
+    ask,
+    line,
+    start,
+)
+from benchmarks.report import Cell, Column, Report, Table
+from benchmarks.scale import Scale
+from tests.clients.environments import Failed, needs_npm
+
+SERVICE = Peer("ours, ChatService", "worker_service", OWN)
+OVER_MCP = replace(OURS, name="ours, over MCP")
+LIBRARIES = (
+    Peer("openai-sqlite", "worker_openai_agents", OPENAI),
+    Peer("openai-sqlalchemy", "worker_openai_sqlalchemy", OPENAI),
+    Peer("google-adk", "worker_google_adk", ADK),
+    Peer("langchain", "worker_langchain", LANGCHAIN),
+    Peer("langgraph", "worker_langgraph_state", LANGGRAPH),
+)
+SERVER_MEMORY = Peer("server-memory", "worker_server_memory", MEMORY)
+PEERS = (SERVICE, *LIBRARIES, OVER_MCP, SERVER_MEMORY)
+
+_CALLS = 10
+_LAST = 50
+_TASKS = 16
+_JUDGED = 1_000
+_SECONDS_TO_END = 60
+_ONE_AT_A_TIME = ("langgraph",)
+
+
+class Pacer:
+    """A worker that waits for orders, and what came of them."""
+
+    def __init__(self, process: Process, folder: Path) -> None:
+        self._process = process
+        self._folder = folder
+        self._empty = self._size()
+        self._bytes = 0
+        self.appended = 0
+        self.errors = 0
+        self.rates: list[float] = []
+        self.calls: dict[str, list[list[float]]] = {"append": [], "last": [], "together": []}
+
+    async def fill(self, count: int) -> None:
+        """Let it append so many, and warm up."""
+        found = (await self._order(do="fill", count=count))["found"]
+        # A result over MCP is bounded, and holds a few less.
+        assert found > min(count, _LAST) * 0.8, f"{found} found of {count}"
+        for what in ("append", "last"):
+            await self._order(do=what, calls=2)
+        self.appended += count + 2
+
+    async def take(self, what: str) -> None:
+        """Let it append, or read the last ones, some times."""
+        self.calls[what].append(await self._order(do=what, calls=_CALLS))
+        self.appended += _CALLS * (what == "append")
+
+    async def take_together(self, seconds: float) -> None:
+        """Let it append from several tasks."""
+        told = await self._order(do="together", tasks=_TASKS, seconds=seconds)
+        self.rates.append(told["rate"])
+        self.calls["together"].append(told["seconds"])
+        self.errors += told["errors"]
+        self.appended += len(told["seconds"])
+
+    async def end(self) -> None:
+        """Let it close its files, and weigh them."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        await asyncio.wait_for(self._process.wait(), _SECONDS_TO_END)
+        self._bytes = self._size() - self._empty
+
+    def timings(self, what: str) -> Timings:
+        """Return how long its calls took."""
+        return Timings(self.calls[what])
+
+    @property
+    def rate(self) -> Rate | None:
+        """Appends a second of several tasks, where that was taken."""
+        return Rate(self.rates, self.timings("together")) if self.rates else None
+
+    @property
+    def bytes_a_message(self) -> float:
+        """What a message takes on disk."""
+        return self._bytes / self.appended
+
+    async def _order(self, **order: Any) -> Any:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        return await line(self._process)
+
+    def _size(self) -> int:
+        kept = (path for path in self._folder.iterdir() if not path.name.endswith("-shm"))
+        return sum(path.stat().st_size for path in kept)
+
+
+async def run(_: Databases, scale: Scale) -> Report:
+    """Measure those that can be set up here."""
+    report = Report()
+    peers = _set_up()
+    for size in scale.peer_sizes:
+        pacers = await _at(size, peers, scale)
+        report.tables.append(_table(size, pacers))
+        if size == _judged(scale):
+            report.figures.update(_figures(pacers))
+    return report
+
+
+def _set_up() -> list[Peer]:
+    ready: list[Peer] = []
+    for peer in PEERS:
+        if needs_npm(peer.environment) and not (shutil.which("npm") and shutil.which("node")):
+            print(f"{peer.name} is left out: npm is needed for it", file=sys.stderr)
+            continue
+        print(f"{peer.name}: setting up", file=sys.stderr, flush=True)
+        try:
+            peer.environment.set_up()
+        except Failed as failure:
+            print(f"{peer.name} is left out: {failure}", file=sys.stderr)
+        else:
+            ready.append(peer)
+    return ready
+
+
+async def _at(size: int, peers: Sequence[Peer], scale: Scale) -> dict[Peer, Pacer]:
+    together = size == _judged(scale)
+    async with AsyncExitStack() as stack:
+        pacers = {peer: await stack.enter_async_context(_paced(peer)) for peer in peers}
+        for pacer in pacers.values():
+            await pacer.fill(size)
+        for index in range(scale.peer_rounds):
+            order = list(pacers.items())[:: 1 if index % 2 == 0 else -1]
+            for what in ("append", "last"):
+                for _, pacer in order:
+                    await pacer.take(what)
+            for peer, pacer in order:
+                if together and peer.name not in _ONE_AT_A_TIME:
+                    await pacer.take_together(scale.seconds)
+        for pacer in pacers.values():
+            await pacer.end()
+    return pacers
+
+
+def _judged(scale: Scale) -> int:
+    return max(size for size in scale.peer_sizes if size <= _JUDGED)
+
+
+def _ours_for(peer: Peer) -> Peer:
+    return OVER_MCP if peer in (OVER_MCP, SERVER_MEMORY) else SERVICE
+
+
+def _table(size: int, pacers: Mapping[Peer, Pacer]) -> Table:
+    columns = (
+        *(Column("version"), Column("append µs"), Column("p99 µs"), Column("× ours", 1)),
+        *(Column(f"last {_LAST} µs"), Column("p99 µs"), Column("× ours", 1)),
+        *(Column(f"{_TASKS} tasks/s"), Column("ours ÷ it", 1), Column("p99 ms"), Column("errors")),
+        *(Column("bytes a message"), Column("÷ text", 2)),
+    )
+    table = Table(f"Beside other stores, {size:,} messages of {LENGTH} bytes in the session", columns)
+    for peer, pacer in pacers.items():
+        ours = pacers[_ours_for(peer)]
+        cells: list[Cell] = [peer.name, peer.version]
+        for what in ("append", "last"):
+            taken = pacer.timings(what)
+            cells += [taken.median * 1e6, taken.percentile(99) * 1e6, taken.over(ours.timings(what))]
+        if pacer.rate is not None and ours.rate is not None:
+            longest = pacer.rate.timings.percentile(99) * 1e3
+            cells += [pacer.rate.per_second, ours.rate.over(pacer.rate), longest, pacer.errors]
+        else:
+            cells += [None, None, None, None]
+        # Few messages say nothing: a page holds more than they are.
+        weighed = pacer.appended >= _JUDGED and size <= _JUDGED
+        cells += [pacer.bytes_a_message, pacer.bytes_a_message / LENGTH] if weighed else [None, None]
+        table.rows.append(cells)
+    return table
+
+
+def _figures(pacers: Mapping[Peer, Pacer]) -> dict[str, float]:
+    ours = pacers[SERVICE]
+    figures = {"peers.bytes": ours.bytes_a_message / LENGTH} if ours.appended >= _JUDGED else {}
+    faster: list[float] = []
+    for peer, pacer in pacers.items():
+        if peer not in LIBRARIES:
+            continue
+        figures[f"peers.append.{peer.name}"] = pacer.timings("append").over(ours.timings("append"))
+        faster.append(pacer.timings("last").over(ours.timings("last")))
+        if pacer.rate is not None and ours.rate is not None:
+            figures[f"peers.tasks.{peer.name}"] = ours.rate.over(pacer.rate)
+    if SERVER_MEMORY in pacers:
+        faster.append(pacers[SERVER_MEMORY].timings("last").over(pacers[OVER_MCP].timings("last")))
+    return figures | ({"peers.last": min(faster)} if faster else {})
+
+
+@asynccontextmanager
+async def _paced(peer: Peer) -> AsyncIterator[Pacer]:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        store = Path(folder) / "store"
+        if peer in LIBRARIES:
+            with closing(sqlite3.connect(store)) as raw:
+                raw.execute("PRAGMA journal_mode=WAL")
+        plan = Plan(CREATE, store.as_posix(), peer.command, peer.mode)
+        plan = replace(plan, handle=await ask(peer, plan), task=PACE)
+        process = await start(peer, plan)
+        try:
+            if await line(process) != READY:
+                raise Failed("a worker did something else before it was ready")
+            yield Pacer(process, Path(folder))
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
