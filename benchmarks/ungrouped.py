@@ -1,18 +1,18 @@
-"""What group commit is measured against: the same Database, each unit of work committed by itself.
+"""What group commit is measured against: a Database that commits each unit of work by itself.
 
-A unit goes to the writer's thread in one hop, and the next one waits there already, so the thread never waits for the
-event loop: no slower than an ungrouped Database could be made.
+A unit goes to the writing thread in one hop, and the next one waits there already, so the thread never waits for the
+event loop: no slower than a Database without groups could be made.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from sqlalchemy import Connection
 
 from models.database import Database
-from models.sqlite import Job, Outcome
+from models.sqlite import Job, Outcome, SqliteConnection, SqliteEngine, choose_library
 
 Result = TypeVar("Result")
 
@@ -20,16 +20,26 @@ _SECONDS = 20.0
 
 
 class Ungrouped(Database):
-    """A Database without groups."""
+    """A Database whose units are written over a connection of their own, each in a transaction of its own."""
+
+    async def open(self) -> Self:
+        """Open the file and the connection."""
+        await super().open()
+        self._alone = SqliteConnection(SqliteEngine(self.path, choose_library()), writes=True, keeps_wal=True)
+        await self._alone.open()
+        return self
+
+    async def close(self) -> None:
+        """Close both."""
+        await self._alone.close()
+        await super().close()
 
     async def write(
         self, unit: Callable[[Connection], Result], committed: Callable[[Result], None] | None = None
     ) -> Result:
         """Run a unit in a transaction of its own and return its result once it is durable."""
-        writer = self._writer
-        assert writer is not None
         job = Job(unit, time.monotonic() + _SECONDS)
-        outcomes: list[Outcome] = await asyncio.shield(writer.submit(lambda: writer.run_group([job])))
+        outcomes: list[Outcome] = await asyncio.shield(self._alone.submit(lambda: self._alone.run_group([job])))
         (outcome,) = outcomes
         if outcome.error is not None:
             raise outcome.error
