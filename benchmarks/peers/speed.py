@@ -164,17 +164,24 @@ async def _at(size: int, peers: Sequence[Peer], scale: Scale) -> dict[Peer, Pace
         pacers = {peer: await stack.enter_async_context(_paced(peer)) for peer in peers}
         for pacer in pacers.values():
             await pacer.fill(size)
-        for index in range(scale.peer_rounds):
-            order = list(pacers.items())[:: 1 if index % 2 == 0 else -1]
-            for what in ("append", "last"):
-                for _, pacer in order:
+        for what in ("append", "last"):
+            for index in range(scale.peer_rounds):
+                for pacer in _rotated(list(pacers.values()), index):
                     await pacer.take(what)
-            for peer, pacer in order:
-                if together and peer.name not in _ONE_AT_A_TIME:
-                    await pacer.take_together(scale.seconds)
+        side_by_side = [pacer for peer, pacer in pacers.items() if peer.name not in _ONE_AT_A_TIME]
+        for index in range(scale.turns if together else 0):
+            for pacer in _rotated(side_by_side, index):
+                await pacer.take_together(scale.seconds)
         for pacer in pacers.values():
             await pacer.end()
     return pacers
+
+
+def _rotated(pacers: Sequence[Pacer], index: int) -> Sequence[Pacer]:
+    # Each comes first, and after each other one, equally often: what one leaves to the disk, the next one meets.
+    turn = index % len(pacers)
+    order = [*pacers[turn:], *pacers[:turn]]
+    return order if index % 2 == 0 else order[::-1]
 
 
 def _judged(scale: Scale) -> int:
