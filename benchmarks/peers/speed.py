@@ -1,10 +1,10 @@
 """Speed beside other stores, at equal durability: a write-ahead log, and a commit that waits for the disk.
 
-Each store runs in a process and an environment of its own, all at once; they take turns, one call at a time. SQLite's
-own `synchronous=FULL` is the default that none of them changes, and the files of all are in WAL mode: some set it, and
-for the others (ADK, LangChain) the file is put into it beforehand, where they would keep a rollback journal, which
-waits for the disk four times a commit. The official memory server writes a file of JSON lines, and never waits for the
-disk.
+Each store runs in a process and an environment of its own, beside ours alone, and the two take turns; the rows of ours
+are ours beside ours. SQLite's own `synchronous=FULL` is the default that none of them changes, and the files of all are
+in WAL mode: some set it, and for the others (ADK, LangChain) the file is put into it beforehand, where they would keep
+a rollback journal, which waits for the disk four times a commit. The official memory server writes a file of JSON
+lines, and never waits for the disk.
 
 The libraries are compared with ours in the process, `ChatService`; the memory server with ours over MCP, through the
 same client of the SDK. LangGraph's saver puts the whole state as its graphs do: the list of messages grows by one. It
@@ -17,12 +17,12 @@ import shutil
 import sqlite3
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.databases import LENGTH, Databases
 from benchmarks.measure import Rate, Timings
@@ -130,15 +130,22 @@ class Pacer:
         return sum(path.stat().st_size for path in kept)
 
 
+class Pair(NamedTuple):
+    """Ours and another store, which took turns."""
+
+    ours: Pacer
+    its: Pacer
+
+
 async def run(_: Databases, scale: Scale) -> Report:
     """Measure those that can be set up here."""
     report = Report()
     peers = _set_up()
     for size in scale.peer_sizes:
-        pacers = await _at(size, peers, scale)
-        report.tables.append(_table(size, pacers))
+        pairs = {peer: await _beside(peer, size, scale) for peer in peers}
+        report.tables.append(_table(size, pairs))
         if size == _judged(scale):
-            report.figures.update(_figures(pacers))
+            report.figures.update(_figures(pairs))
     return report
 
 
@@ -158,30 +165,24 @@ def _set_up() -> list[Peer]:
     return ready
 
 
-async def _at(size: int, peers: Sequence[Peer], scale: Scale) -> dict[Peer, Pacer]:
-    together = size == _judged(scale)
+async def _beside(peer: Peer, size: int, scale: Scale) -> Pair:
+    """Let a store and ours take turns."""
     async with AsyncExitStack() as stack:
-        pacers = {peer: await stack.enter_async_context(_paced(peer)) for peer in peers}
-        for pacer in pacers.values():
+        ours = await stack.enter_async_context(_paced(_ours_for(peer)))
+        its = await stack.enter_async_context(_paced(peer))
+        for pacer in (ours, its):
             await pacer.fill(size)
         for what in ("append", "last"):
             for index in range(scale.peer_rounds):
-                for pacer in _rotated(list(pacers.values()), index):
+                for pacer in (ours, its) if index % 2 == 0 else (its, ours):
                     await pacer.take(what)
-        side_by_side = [pacer for peer, pacer in pacers.items() if peer.name not in _ONE_AT_A_TIME]
-        for index in range(scale.turns if together else 0):
-            for pacer in _rotated(side_by_side, index):
-                await pacer.take_together(scale.seconds)
-        for pacer in pacers.values():
+        if size == _judged(scale) and peer.name not in _ONE_AT_A_TIME:
+            for index in range(scale.turns):
+                for pacer in (ours, its) if index % 2 == 0 else (its, ours):
+                    await pacer.take_together(scale.seconds)
+        for pacer in (ours, its):
             await pacer.end()
-    return pacers
-
-
-def _rotated(pacers: Sequence[Pacer], index: int) -> Sequence[Pacer]:
-    # Each comes first, and after each other one, equally often: what one leaves to the disk, the next one meets.
-    turn = index % len(pacers)
-    order = [*pacers[turn:], *pacers[:turn]]
-    return order if index % 2 == 0 else order[::-1]
+    return Pair(ours, its)
 
 
 def _judged(scale: Scale) -> int:
@@ -192,7 +193,7 @@ def _ours_for(peer: Peer) -> Peer:
     return OVER_MCP if peer in (OVER_MCP, SERVER_MEMORY) else SERVICE
 
 
-def _table(size: int, pacers: Mapping[Peer, Pacer]) -> Table:
+def _table(size: int, pairs: Mapping[Peer, Pair]) -> Table:
     columns = (
         *(Column("version"), Column("append µs"), Column("p99 µs"), Column("× ours", 1)),
         *(Column(f"last {_LAST} µs"), Column("p99 µs"), Column("× ours", 1)),
@@ -200,8 +201,7 @@ def _table(size: int, pacers: Mapping[Peer, Pacer]) -> Table:
         *(Column("bytes a message"), Column("÷ text", 2)),
     )
     table = Table(f"Beside other stores, {size:,} messages of {LENGTH} bytes in the session", columns)
-    for peer, pacer in pacers.items():
-        ours = pacers[_ours_for(peer)]
+    for peer, (ours, pacer) in pairs.items():
         cells: list[Cell] = [peer.name, peer.version]
         for what in ("append", "last"):
             taken = pacer.timings(what)
@@ -218,20 +218,19 @@ def _table(size: int, pacers: Mapping[Peer, Pacer]) -> Table:
     return table
 
 
-def _figures(pacers: Mapping[Peer, Pacer]) -> dict[str, float]:
-    ours = pacers[SERVICE]
-    figures = {"peers.bytes": ours.bytes_a_message / LENGTH} if ours.appended >= _JUDGED else {}
-    faster: list[float] = []
-    for peer, pacer in pacers.items():
-        if peer not in LIBRARIES:
+def _figures(pairs: Mapping[Peer, Pair]) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    last: list[float] = []
+    for peer, (ours, its) in pairs.items():
+        if peer is SERVICE:
+            figures["peers.bytes"] = its.bytes_a_message / LENGTH
+        if peer in (SERVICE, OVER_MCP):
             continue
-        figures[f"peers.append.{peer.name}"] = pacer.timings("append").over(ours.timings("append"))
-        faster.append(pacer.timings("last").over(ours.timings("last")))
-        if pacer.rate is not None and ours.rate is not None:
-            figures[f"peers.tasks.{peer.name}"] = ours.rate.over(pacer.rate)
-    if SERVER_MEMORY in pacers:
-        faster.append(pacers[SERVER_MEMORY].timings("last").over(pacers[OVER_MCP].timings("last")))
-    return figures | ({"peers.last": min(faster)} if faster else {})
+        figures[f"peers.append.{peer.name}"] = its.timings("append").over(ours.timings("append"))
+        last.append(its.timings("last").over(ours.timings("last")))
+        if its.rate is not None and ours.rate is not None:
+            figures[f"peers.tasks.{peer.name}"] = ours.rate.over(its.rate)
+    return figures | {"peers.last": min(last, default=float("inf"))}
 
 
 @asynccontextmanager
