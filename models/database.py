@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from sqlalchemy import Connection
 
@@ -109,9 +109,7 @@ class Database:
             raise Unavailable("The database is closed: open it again.")
         reader = min(self._readers, key=_pending)
         job = Job(unit, time.monotonic() + self._deadline)
-        answer = reader.submit(lambda: reader.run_read(job))
-        answer.add_done_callback(_look_at)
-        result: Result = await asyncio.shield(answer)
+        result: Result = await reader.submit(lambda: reader.run_read(job))
         return result
 
     async def health(self) -> HealthDict:
@@ -160,9 +158,3 @@ def _shutting_down() -> Unavailable:
 
 def _pending(connection: SqliteConnection) -> int:
     return connection.pending
-
-
-def _look_at(answer: "asyncio.Future[Any]") -> None:
-    # An error whose caller has gone is not reported as never retrieved.
-    if not answer.cancelled():
-        answer.exception()

@@ -168,12 +168,25 @@ class SqliteConnection:
         await self._thread
 
     def submit(self, work: Callable[[], Any]) -> "asyncio.Future[Any]":
-        """Queue a function for the thread; the future that comes back is never to be cancelled."""
-        future = asyncio.get_running_loop().create_future()
+        """Queue a function for the thread; it runs whatever becomes of the future that comes back."""
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
         self.pending += 1
-        future.add_done_callback(self._count_down)
-        self._thread._tx.put_nowait((future, work))
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = work()
+            except BaseException as raised:
+                error = raised
+            loop.call_soon_threadsafe(self._settle, future, result, error)
+
+        self.post(run)
         return future
+
+    def post(self, work: Callable[[], None]) -> None:
+        """Queue a function for the thread that tells of itself what is to be told."""
+        self._thread._tx.put_nowait((None, work))
 
     def stop_waiting(self) -> None:
         """Let a unit that waits for another program's lock be refused now."""
@@ -311,5 +324,20 @@ class SqliteConnection:
             else:
                 return
 
-    def _count_down(self, future: "asyncio.Future[Any]") -> None:
+    # On the event loop again.
+
+    def _settle(self, future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
         self.pending -= 1
+        settle(future, result, error)
+
+
+def settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+    """Answer a caller who may have gone."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+        return
+    future.set_exception(error)
+    # Looked at: where the caller is cancelled just now, the error is not reported as never retrieved.
+    future.exception()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.sqlite import Job, Outcome, SqliteConnection
+from models.sqlite import Job, Outcome, SqliteConnection, settle
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ class Writer:
         self._lock = threading.Lock()
         self._waiting: deque[_Waiting] = deque()
         self._is_writing = False
-        self._written: asyncio.Future[None] | None = None
 
     def submit(self, job: Job, committed: Callable[[Any], None] | None) -> "asyncio.Future[Any]":
         """Queue a unit; the future that comes back may be cancelled, which changes nothing for the unit."""
@@ -44,7 +43,7 @@ class Writer:
             self._waiting.append(_Waiting(job, committed, answer))
             begins, self._is_writing = not self._is_writing, True
         if begins:
-            self._written = self._connection.submit(self._write_groups)
+            self._connection.post(self._write_groups)
         return answer
 
     def refuse_waiting(self, refusal: Callable[[], Exception]) -> None:
@@ -53,12 +52,11 @@ class Writer:
             refused = list(self._waiting)
             self._waiting.clear()
         for waiting in refused:
-            self._answer(waiting, Outcome(error=refusal()))
+            settle(waiting.answer, None, refusal())
 
     async def finished(self) -> None:
-        """Wait until nothing is being written and every answer was handed out."""
-        if self._written is not None:
-            await asyncio.shield(self._written)
+        """Wait until what has begun is written and its answers are handed out."""
+        await self._connection.submit(_nothing)
 
     # What follows runs on the thread.
 
@@ -88,18 +86,14 @@ class Writer:
             self._answer(waiting, outcome)
 
     def _answer(self, waiting: _Waiting, outcome: Outcome) -> None:
-        gone = waiting.answer.done()
-        if outcome.error is not None:
-            if not gone:
-                waiting.answer.set_exception(outcome.error)
-                # Looked at: where the caller is cancelled just now, it is not reported as never retrieved.
-                waiting.answer.exception()
-            return
-        if waiting.committed is not None:
+        if outcome.error is None and waiting.committed is not None:
             try:
                 waiting.committed(outcome.result)
             except Exception as error:
                 # What is stored stays stored: a listener's failure is not the writer's.
                 logger.error("telling what was committed failed: %s", type(error).__name__)
-        if not gone:
-            waiting.answer.set_result(outcome.result)
+        settle(waiting.answer, outcome.result, outcome.error)
+
+
+def _nothing() -> None:
+    """What the thread comes to after everything that it was given before."""
