@@ -1,4 +1,4 @@
-"""A restore that is tried again and again while servers append: it is refused, or it keeps what it takes the place of."""
+"""A restore that is tried again and again while servers append: it is refused, or keeps what it takes the place of."""
 
 import asyncio
 from contextlib import ExitStack
@@ -55,7 +55,7 @@ def test_a_restore_that_races_with_servers_loses_nothing_that_was_acknowledged(t
         for server in servers:
             server.end()
     check_health(url)
-    # A server that holds a file in WAL is seen, always; with a rollback journal a restore is one transaction among many.
+    # In WAL a server that holds the file is always seen; with a rollback journal a restore is one transaction of many.
     assert journal != "wal" or not kept
     files = [stored_in(url_of(file), journal, session_id) for file in (path, *kept)]
     for appending in appendings:
