@@ -10,6 +10,9 @@ from models.text import to_json
 
 MAX_BATCH = 500
 MAX_PAGE = 500
+MAX_WAIT_SECONDS = 60
+MAX_LISTENERS = 256
+MAX_LISTENED = 1_000
 
 
 @dataclass(frozen=True, slots=True)

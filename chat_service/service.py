@@ -4,16 +4,21 @@ A dict is JSON as it stands and needs no database any more. Every method on some
 and answers for a foreign id exactly as for one that does not exist. What a method may raise is in `models.errors`.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
 from chat_service import history, messages, sessions, tool_usage, users
+from chat_service.changes import Changes
 from chat_service.events import Event, Events
-from chat_service.limits import Limits
+from chat_service.limits import MAX_WAIT_SECONDS, Limits
+from chat_service.paging import check_seq
 from chat_service.work import Work
 from models.database import Database
+from models.errors import Invalid
 from models.ids import SessionId, UserId, utc_now
 from models.inputs import (
     NewMessage,
@@ -49,7 +54,8 @@ Result = TypeVar("Result")
 class ChatService:
     """Keeps users, chat sessions, messages and tool usage in one database.
 
-    `clock` returns the time to write, as an RFC 3339 string in UTC; `events` tells what happened, after each commit.
+    `clock` returns the time to write, as an RFC 3339 string in UTC; `events` tells what happened here, after each
+    commit, and `changes` what is to be read again, whichever process changed it.
     """
 
     def __init__(self, database: Database, *, limits: Limits | None = None, clock: Callable[[], str] = utc_now) -> None:
@@ -57,6 +63,7 @@ class ChatService:
         self._limits = limits or Limits()
         self._clock = clock
         self.events = Events()
+        self.changes = Changes(database, self.events)
 
     # Users
 
@@ -102,6 +109,12 @@ class ChatService:
     ) -> SessionPageDict:
         """Return a page of the user's sessions, the last created first; `query` is part of a title."""
         return await self._read(sessions.list_sessions, user_id, query, status, limit, cursor)
+
+    async def find_sessions(
+        self, user_id: UserId, text: str, limit: int = 20, cursor: str | None = None
+    ) -> SessionPageDict:
+        """Return a page of sessions whose id begins with a text or whose title contains it, the last created first."""
+        return await self._read(sessions.find_sessions, user_id, text, limit, cursor)
 
     async def update_session(self, user_id: UserId, session_id: SessionId, changes: SessionChanges) -> SessionDict:
         """Change what is given of the session and return it."""
@@ -208,6 +221,27 @@ class ChatService:
     ) -> EntryPieceDict:
         """Return a piece of one entry's text, from an offset in characters."""
         return await self._read(history.get_entry, user_id, session_id, seq, content_offset, content_limit)
+
+    async def wait_for_entries(
+        self, user_id: UserId, session_id: SessionId, after_seq: int, seconds: float
+    ) -> SessionDict:
+        """Return the session once it has entries after a seq, or as it is when the seconds, 0 to 60, are over.
+
+        No transaction is open meanwhile; raises NotFound where the session is deleted meanwhile.
+        """
+        check_seq("after_seq", after_seq)
+        if not 0 <= seconds <= MAX_WAIT_SECONDS:
+            raise Invalid(f"seconds must be between 0 and {MAX_WAIT_SECONDS}.")
+        session = await self.get_session(user_id, session_id)
+        if session["last_seq"] > after_seq or seconds == 0:
+            return session
+        async with self.changes.listening(user_id, [session_id]) as changed:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    while (session := await self.get_session(user_id, session_id))["last_seq"] <= after_seq:
+                        if not await changed.next():
+                            break
+        return session
 
     # All together
 

@@ -11,6 +11,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    or_,
     select,
     type_coerce,
     update,
@@ -21,7 +22,7 @@ from chat_service.paging import check_filters, check_limit, make_cursor, read_cu
 from chat_service.users import USER_KEY, check_user_id, get_user_key
 from chat_service.work import Work
 from models.errors import Conflict, Invalid, NotFound
-from models.ids import SessionId, UserId, is_id, new_id
+from models.ids import SessionId, UserId, ids_beginning, is_id, new_id
 from models.inputs import NewSession, SessionChanges, SessionStatus
 from models.prepared import Prepared
 from models.rows import columns, one_row, page_rows
@@ -160,6 +161,30 @@ def list_sessions(
         page = page.where(chat_sessions.c.status == status)
     if query:
         page = page.where(chat_sessions.c.title.icontains(query, autoescape=True))
+    if before is not None:
+        page = page.where(chat_sessions.c.key < before)
+    sessions, last = page_rows(connection, SessionDict, page, limit, {"user_id": user_id})
+    return {"sessions": sessions, "next_cursor": None if last is None else make_cursor(last, *of)}
+
+
+def find_sessions(
+    connection: Connection, user_id: UserId, text: str, limit: int = 20, cursor: str | None = None
+) -> SessionPageDict:
+    """Return a page of sessions whose id begins with the text or whose title contains it, the last created first."""
+    check_user_id(user_id)
+    check_limit(limit)
+    check_filters(text=text)
+    of = ("found", user_id, text)
+    before = read_cursor(cursor, *of)
+    found = chat_sessions.c.title.icontains(text, autoescape=True)
+    ids = ids_beginning(text)
+    if ids is not None:
+        found = or_(found, chat_sessions.c.id.between(*ids))
+    page = (
+        select(chat_sessions.c.key, *_COLUMNS)
+        .where(chat_sessions.c.user_key == USER_KEY, found)
+        .order_by(chat_sessions.c.key.desc())
+    )
     if before is not None:
         page = page.where(chat_sessions.c.key < before)
     sessions, last = page_rows(connection, SessionDict, page, limit, {"user_id": user_id})

@@ -15,6 +15,7 @@ from typing import NewType
 UserId = NewType("UserId", str)
 SessionId = NewType("SessionId", str)
 
+_FIRST, _LAST = str(uuid.UUID(int=0)), str(uuid.UUID(int=2**128 - 1))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -41,6 +42,12 @@ def pack_id(value: str) -> bytes:
 def unpack_id(packed: bytes) -> str:
     """Return the id of 16 bytes."""
     return str(uuid.UUID(bytes=packed))
+
+
+def ids_beginning(text: str) -> tuple[str, str] | None:
+    """Return the first and the last id that begin with a text, or None where no id does."""
+    first, last = (text + edge[len(text) :] for edge in (_FIRST, _LAST))
+    return (first, last) if is_id(first) and is_id(last) else None
 
 
 def utc_now() -> str:

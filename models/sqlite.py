@@ -250,6 +250,14 @@ class SqliteConnection:
             self._deadline = None
             self._rollback()
 
+    def data_version(self) -> int:
+        """Return SQLite's number of the file's content as this connection sees it now."""
+        try:
+            (version,) = self._raw.execute("PRAGMA data_version").fetchone()
+        except Exception as error:
+            raise _to_answer(error) from None
+        return int(version)
+
     def _run_guarded(self, job: Job, *, savepoint: bool) -> Outcome:
         if time.monotonic() > job.deadline:
             return Outcome(error=Unavailable(_TOO_LATE))

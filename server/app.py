@@ -14,8 +14,9 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 
-from server import resources
+from server import prompts, resources
 from server.record import Caller, Record
+from server.subscriptions import Subscriptions
 from server.tools import all_tools
 from server.tools.binding import CallerSource
 
@@ -51,12 +52,22 @@ def build_server(record: Record) -> Server[Any]:
         title="MCP Chat Server",
         description="The durable record of every conversation with a model.",
         instructions=INSTRUCTIONS,
-        cache_hints={"tools/list": _FIXED, "resources/list": _FIXED, "resources/templates/list": _FIXED},
+        cache_hints={
+            "tools/list": _FIXED,
+            "prompts/list": _FIXED,
+            "resources/list": _FIXED,
+            "resources/templates/list": _FIXED,
+        },
         on_list_tools=handlers.list_tools,
         on_call_tool=handlers.call_tool,
         on_list_resources=handlers.list_resources,
         on_list_resource_templates=handlers.list_templates,
         on_read_resource=handlers.read_resource,
+        on_subscribe_resource=handlers.subscribe,
+        on_unsubscribe_resource=handlers.unsubscribe,
+        on_subscriptions_listen=handlers.listen,
+        on_list_prompts=handlers.list_prompts,
+        on_get_prompt=handlers.get_prompt,
         on_completion=handlers.complete,
     )
 
@@ -67,7 +78,9 @@ class _Handlers:
     def __init__(self, record: Record) -> None:
         self._record = record
         self._tools = {tool.name: tool for tool in all_tools()}
+        self._prompts = {prompt.name: prompt for prompt in prompts.all_prompts()}
         self._resources = resources.resource_kinds()
+        self._subscriptions = Subscriptions(self._resources)
 
     async def list_tools(self, _: Context, __: Any) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[tool.listed() for tool in self._tools.values()])
@@ -88,6 +101,23 @@ class _Handlers:
         self, context: Context, params: types.ReadResourceRequestParams
     ) -> types.ReadResourceResult:
         return await resources.read_resource(self._resources, self._caller_of(context), str(params.uri))
+
+    async def listen(
+        self, context: Context, params: types.SubscriptionsListenRequestParams
+    ) -> types.SubscriptionsListenResult:
+        return await self._subscriptions.listen(context, self._caller_of(context), params)
+
+    async def subscribe(self, context: Context, params: types.SubscribeRequestParams) -> types.EmptyResult:
+        return await self._subscriptions.subscribe(context, self._caller_of(context), str(params.uri))
+
+    async def unsubscribe(self, context: Context, params: types.UnsubscribeRequestParams) -> types.EmptyResult:
+        return await self._subscriptions.unsubscribe(context, str(params.uri))
+
+    async def list_prompts(self, _: Context, __: Any) -> types.ListPromptsResult:
+        return types.ListPromptsResult(prompts=[prompt.listed() for prompt in self._prompts.values()])
+
+    async def get_prompt(self, context: Context, params: types.GetPromptRequestParams) -> types.GetPromptResult:
+        return await prompts.get_prompt(self._prompts, self._caller_of(context), params.name, params.arguments)
 
     async def complete(self, context: Context, params: types.CompleteRequestParams) -> types.CompleteResult:
         return await resources.complete(self._caller_of(context), params.argument.name, params.argument.value)

@@ -34,6 +34,8 @@ class Record:
         self._settings = settings
         self._database: Database | None = None
         self._opening: asyncio.Task[Caller] | None = None
+        self._service: ChatService | None = None
+        self._waits = True
 
     def open_soon(self) -> None:
         """Begin to open, where that has not begun, and do not wait."""
@@ -61,6 +63,12 @@ class Record:
         """Tell whether opening has begun and not ended yet."""
         return self._opening is not None and not self._opening.done()
 
+    def end_waiting(self) -> None:
+        """Let everybody who waits for something new be answered now, and nobody wait any more."""
+        self._waits = False
+        if self._service is not None:
+            self._service.changes.close()
+
     async def close(self) -> None:
         """Finish what has begun, refuse the rest, and let go of the file."""
         if self._opening is not None:
@@ -87,7 +95,9 @@ class Record:
         except BaseException:
             await database.close()
             raise
-        self._database = database
+        self._database, self._service = database, service
+        if not self._waits:
+            service.changes.close()
         return Caller(service, UserId(user["id"]))
 
 

@@ -1,10 +1,12 @@
 """Resources: the same record under addresses, for clients that read rather than call.
 
 Each is bounded as the tools' results are, and takes the same words to read on: `?before_seq=`, `?after_seq=`,
-`?limit=`.
+`?limit=`. Entries are only ever appended, so a page between two seqs that are both there stays as it is: its answer may
+be kept (`ttlMs`, protocol 2026-07-28), by this user's client alone. All other answers are stale at once.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +16,10 @@ from mcp.shared.uri_template import UriTemplate
 from pydantic import ValidationError
 
 from models.errors import ChatError
+from models.ids import SessionId
 from models.text import to_json
 from server.errors import explain
-from server.record import Caller
+from server.history_page import get_history_page
 from server.results import Reply
 from server.tools.binding import CallerSource, Tool
 from server.tools.history import get_session_history
@@ -26,6 +29,8 @@ from server.tools.tool_usage import list_tool_usage
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain"
 MAX_COMPLETIONS = 100
+KEPT_MILLISECONDS = 24 * 3_600_000
+"""So long a client may keep a page that cannot change."""
 
 Read = Callable[..., Awaitable[Reply[Any]]]
 
@@ -49,6 +54,7 @@ def resource_kinds() -> tuple[ResourceKind, ...]:
         _kind("sessions", "chat://sessions{?limit,cursor}", "Your chat sessions, newest first.", list_sessions),
         _kind("session", session, "A chat session: title, status, counts.", show_session),
         _kind("history", f"{session}/history{window}", "A session's messages and tool calls.", get_session_history),
+        _kind("history-page", f"{session}/history/{{first_seq}}-{{last_seq}}", "One page of it.", get_history_page),
         _kind("tool-usage", f"{session}/tool-usage{{?limit,cursor}}", "A session's tool calls.", list_tool_usage),
         _kind("transcript", f"{session}/transcript{window}", "A session as text.", get_session_history, TEXT_TYPE),
     )
@@ -74,47 +80,56 @@ def listed_templates(kinds: Sequence[ResourceKind]) -> list[types.ResourceTempla
 
 async def read_resource(kinds: Sequence[ResourceKind], caller: CallerSource, uri: str) -> types.ReadResourceResult:
     """Read the resource at an address; raises MCPError where there is none, or it may not be read."""
-    for kind in kinds:
-        found = kind.template.match(uri)
-        if found is None:
-            continue
-        try:
-            reply = await kind.tool.answer(caller, dict(found))
-        except (ChatError, ValidationError) as error:
-            raise MCPError(types.INVALID_PARAMS, explain(error), {"uri": uri}) from None
-        except Exception as error:
-            raise MCPError(types.INTERNAL_ERROR, explain(error), {"uri": uri}) from None
-        text = to_json(reply.structured) if kind.mime_type == JSON_TYPE else "\n".join(reply.texts)
-        return types.ReadResourceResult(
-            contents=[types.TextResourceContents(uri=uri, mime_type=kind.mime_type, text=text)]
-        )
-    raise MCPError(
-        types.INVALID_PARAMS, "Resource not found: resources/templates/list shows what there is.", {"uri": uri}
+    kind, arguments = _found(kinds, uri)
+    with refusing(uri):
+        reply = await kind.tool.answer(caller, arguments)
+    text = to_json(reply.structured) if kind.mime_type == JSON_TYPE else "\n".join(reply.texts)
+    return types.ReadResourceResult(
+        contents=[types.TextResourceContents(uri=uri, mime_type=kind.mime_type, text=text)],
+        ttl_ms=KEPT_MILLISECONDS if reply.is_final else 0,
+        cache_scope="private",
     )
+
+
+def session_of(kinds: Sequence[ResourceKind], uri: str) -> SessionId | None:
+    """Return the session that an address belongs to, None for the list of them; raises MCPError where there is none."""
+    _, arguments = _found(kinds, uri)
+    return SessionId(arguments["session_id"]) if "session_id" in arguments else None
 
 
 async def complete(caller: CallerSource, argument: str, value: str) -> types.CompleteResult:
     """Complete the id of a session, from the beginning of an id or a part of a title."""
     if argument != "session_id":
         return types.CompleteResult(completion=types.Completion(values=[]))
+    with refusing():
+        who = await caller()
+        page = await who.service.find_sessions(who.user_id, value, MAX_COMPLETIONS)
+    ids = [session["id"] for session in page["sessions"]]
+    return types.CompleteResult(completion=types.Completion(values=ids, has_more=page["next_cursor"] is not None))
+
+
+@contextmanager
+def refusing(uri: str | None = None) -> Iterator[None]:
+    """Turn what the house raises into protocol errors, for answers that can carry no refusal of their own."""
+    about = None if uri is None else {"uri": uri}
     try:
-        return await _complete_session_id(await caller(), value)
-    except ChatError as error:
-        raise MCPError(types.INVALID_PARAMS, explain(error)) from None
+        yield
+    except MCPError:
+        raise
+    except (ChatError, ValidationError) as error:
+        raise MCPError(types.INVALID_PARAMS, explain(error), about) from None
     except Exception as error:
-        raise MCPError(types.INTERNAL_ERROR, explain(error)) from None
+        raise MCPError(types.INTERNAL_ERROR, explain(error), about) from None
 
 
-async def _complete_session_id(who: Caller, value: str) -> types.CompleteResult:
-    by_id = await who.service.get_user_sessions(who.user_id, None, None, MAX_COMPLETIONS)
-    ids = [session["id"] for session in by_id["sessions"] if session["id"].startswith(value)]
-    if not ids:
-        by_title = await who.service.get_user_sessions(who.user_id, value, None, MAX_COMPLETIONS)
-        ids = [session["id"] for session in by_title["sessions"]]
-        more = by_title["next_cursor"] is not None
-    else:
-        more = by_id["next_cursor"] is not None
-    return types.CompleteResult(completion=types.Completion(values=ids, has_more=more))
+def _found(kinds: Sequence[ResourceKind], uri: str) -> tuple[ResourceKind, dict[str, Any]]:
+    for kind in kinds:
+        found = kind.template.match(uri)
+        if found is not None:
+            return kind, dict(found)
+    raise MCPError(
+        types.INVALID_PARAMS, "Resource not found: resources/templates/list shows what there is.", {"uri": uri}
+    )
 
 
 def _kind(name: str, template: str, description: str, read: Read, mime_type: str = JSON_TYPE) -> ResourceKind:

@@ -23,10 +23,14 @@ Shape = TypeVar("Shape")
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[Shape]):
-    """What a tool answers: the structured content, and the same as one or more texts."""
+    """What a tool answers: the structured content, and the same as one or more texts.
+
+    `is_final` where it would be answered like this for ever, so that a client may keep it.
+    """
 
     structured: dict[str, Any]
     texts: tuple[str, ...]
+    is_final: bool = False
 
 
 def reply(structured: Mapping[str, Any], *texts: str) -> Reply[Any]:

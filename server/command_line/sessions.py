@@ -1,13 +1,17 @@
 """Commands that look at sessions: list them, show one."""
 
+import sys
+from collections.abc import AsyncIterator
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from typing import Annotated
 
 import typer
 
+from chat_service.limits import MAX_WAIT_SECONDS
 from models.ids import SessionId
 from models.inputs import SessionStatus
-from models.shapes import SessionDict, SessionPageDict
+from models.shapes import HistoryDict, SessionDict, SessionPageDict
 from models.text import to_json
 from server.command_line.local import as_local_user
 from server.command_line.terminal import printable, say, say_json
@@ -44,20 +48,21 @@ def list_sessions(
 def show(
     session_id: Annotated[str, typer.Argument(help="The session's id, as `sessions` lists it.")],
     after_seq: Annotated[int, typer.Option(min=0, help="Begin after this entry.")] = 0,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is appended, by any client, until Ctrl-C.")
+    ] = False,
     full: Annotated[bool, typer.Option("--full", help="Do not cut long texts.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a session from its beginning, entry by entry."""
 
-    async def print_pages(caller: Caller) -> None:
-        seq = after_seq
-        while True:
-            window = await caller.service.get_session_history(
-                caller.user_id, SessionId(session_id), _PAGE, after_seq=seq
-            )
-            if seq == after_seq and not as_json:
+    async def print_entries(caller: Caller) -> None:
+        is_first = True
+        async for window in _windows(caller, SessionId(session_id), after_seq, follow=follow):
+            if is_first and not as_json:
                 session = window["session"]
                 say(f"{session['title'] or 'Untitled'} ({session['status']}, {session['last_seq']} entries)")
+            is_first = False
             for entry in window["entries"]:
                 if as_json:
                     say_json(entry)
@@ -67,11 +72,24 @@ def show(
                     call = f"{entry['tool_name']} {to_json(entry['arguments'])}"
                     outcome = entry["error"] or ("" if entry["result"] is None else to_json(entry["result"]))
                     _print_entry(entry["seq"], f"tool ({entry['status']})", f"{call}\n{outcome}", full=full)
-            seq = window["after_seq"]
-            if not window["newer"]:
-                return
+            # Whoever follows sees it now, also through a pipe.
+            sys.stdout.flush()
 
-    as_local_user(print_pages)
+    with suppress(KeyboardInterrupt) if follow else nullcontext():
+        as_local_user(print_entries)
+
+
+async def _windows(caller: Caller, session_id: SessionId, seq: int, *, follow: bool) -> AsyncIterator[HistoryDict]:
+    while True:
+        window = await caller.service.get_session_history(caller.user_id, session_id, _PAGE, after_seq=seq)
+        yield window
+        seq = window["after_seq"]
+        while not window["newer"]:
+            if not follow:
+                return
+            session = await caller.service.wait_for_entries(caller.user_id, session_id, seq, MAX_WAIT_SECONDS)
+            if session["last_seq"] > seq:
+                break
 
 
 def _print_entry(seq: int, who: str, text: str, *, full: bool) -> None:

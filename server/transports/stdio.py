@@ -173,7 +173,9 @@ class StdioWire:
             await self._let_answers_out()
 
     async def _let_answers_out(self) -> None:
-        # What was asked gets a moment to be answered, and another while the record is only being opened.
+        # What was asked gets a moment to be answered, and another while the record is only being opened; what waits for
+        # something new is over.
+        self._record.end_waiting()
         moments = 1 if self._stopping else _MOMENTS_TO_OPEN
         for _ in range(moments):
             was_opening = self._record.is_opening
