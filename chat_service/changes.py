@@ -204,7 +204,7 @@ def _look(connection: Connection, topics: Collection[Topic]) -> _Seen:
             seen[(row.user_id, row.id)] = hash(tuple(row))
     if user_ids:
         newest = connection.execute(_NEWEST_SESSIONS, {"user_ids": user_ids}).all()
-        counts: dict[str, int] = dict(connection.execute(_COUNTS, {"user_ids": user_ids}).tuples().all())
+        counts = {row[0]: row[1] for row in connection.execute(_COUNTS, {"user_ids": user_ids})}
         for user_id in user_ids:
             shown = [tuple(row) for row in newest if row.user_id == user_id]
             seen[(user_id, None)] = hash((counts.get(user_id, 0), *shown))

@@ -56,6 +56,7 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "get_session": lambda world: {"session_id": world.session_id},
     "get_active_session": lambda world: {},
     "get_user_sessions": lambda world: {"limit": 1},
+    "find_sessions": lambda world: {"text": "First"},
     "update_session": lambda world: {"session_id": world.session_id, "changes": SessionChanges(title="Renamed")},
     "delete_session": lambda world: {"session_id": world.session_id},
     "add_message": lambda world: {"session_id": world.session_id, "message": _full_message()},
@@ -67,6 +68,7 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "get_session_history": lambda world: {"session_id": world.session_id},
     "get_session_preview": lambda world: {"session_id": world.session_id},
     "get_session_entry": lambda world: {"session_id": world.session_id, "seq": 1},
+    "wait_for_entries": lambda world: {"session_id": world.session_id, "after_seq": 1, "seconds": 1},
     "transaction": lambda world: {"function": _create_and_append(world)},
     "health": lambda world: {},
 }
@@ -245,6 +247,7 @@ READ_STATEMENTS: dict[str, tuple[int, Arguments]] = {
     "get_session_history": (3, {"limit": 500}),
     "get_session_preview": (3, {"limit": 500}),
     "get_session_messages": (2, {"limit": 500}),
+    "wait_for_entries": (1, {"after_seq": 0, "seconds": 1}),
     "get_session_entry": (2, {"seq": 1}),
     "get_session_tool_usage": (2, {"limit": 500}),
     "summarize_tool_usage": (3, {}),
@@ -252,6 +255,7 @@ READ_STATEMENTS: dict[str, tuple[int, Arguments]] = {
 READ_STATEMENTS_OF_A_USER: dict[str, tuple[int, Arguments]] = {
     "get_user": (1, {}),
     "get_user_sessions": (1, {"limit": 500}),
+    "find_sessions": (1, {"text": "a", "limit": 500}),
     "get_active_session": (2, {}),
     "get_session_tool_usage": (1, {"limit": 500}),
     "summarize_tool_usage": (2, {}),

@@ -9,6 +9,7 @@ import pytest
 from mcp.shared.exceptions import MCPError
 
 from models.ids import new_id
+from server.resources import KEPT_MILLISECONDS
 from server.results import MAX_CHARACTERS
 from tests.server.support import ERAS, Tools, tools_of
 
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.anyio
 
 SESSION = "chat://sessions/{}"
 KINDS = ("", "/history", "/tool-usage", "/transcript")
+PAGE = "/history/1-5"
 COMPLETED = types.ResourceTemplateReference(uri="chat://sessions/{session_id}")
 
 
@@ -39,6 +41,7 @@ async def test_the_templates_of_all_resources_are_listed(tools: Tools) -> None:
         "chat://sessions",
         "chat://sessions/{session_id}",
         "chat://sessions/{session_id}/history",
+        "chat://sessions/{session_id}/history/{first_seq}-{last_seq}",
         "chat://sessions/{session_id}/tool-usage",
         "chat://sessions/{session_id}/transcript",
     ]
@@ -123,7 +126,7 @@ async def test_an_unknown_address_is_a_protocol_error(tools: Tools, address: str
     assert "resources/templates/list" in message
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, PAGE])
 async def test_a_foreign_session_reads_exactly_as_an_absent_one(database_url: str, kind: str) -> None:
     async with tools_of(database_url) as ada, tools_of(database_url, user="mallory") as mallory:
         session = await filled_session(ada)
@@ -133,7 +136,7 @@ async def test_a_foreign_session_reads_exactly_as_an_absent_one(database_url: st
         assert (await read_json(mallory, "chat://sessions"))["sessions"] == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, PAGE])
 async def test_an_id_that_cannot_be_one_is_refused_without_repeating_it(tools: Tools, kind: str) -> None:
     for bad in ("zq7canary", "%00", "%ff", "..%2f..", "%F0%9F%98%80", "x" * 5_000):
         message = await refusal(tools, SESSION.format(bad) + kind)
@@ -179,10 +182,10 @@ async def test_every_resource_is_bounded_whatever_was_stored_and_asked_for(datab
                 result=long,
                 error=long,
             )
-        addresses = ["chat://sessions"] + [SESSION.format(session) + kind for kind in KINDS]
+        addresses = ["chat://sessions"] + [SESSION.format(session) + kind for kind in (*KINDS, "/history/1-120")]
         for address in addresses:
             for query in ("", "?limit=30", "?limit=500"):
-                if query and address.endswith(session):
+                if query and address.endswith((session, "120")):
                     continue
                 try:
                     content = await read(tools, address + query)
@@ -192,6 +195,48 @@ async def test_every_resource_is_bounded_whatever_was_stored_and_asked_for(datab
                     continue
                 shown = f"{address}{query} has {len(content.text)} characters"
                 assert len(content.text) <= MAX_CHARACTERS, shown
+
+
+# Pages
+
+
+async def test_a_page_is_the_entries_between_two_seqs_and_says_how_to_read_on(tools: Tools) -> None:
+    session = await filled_session(tools)
+    history = await tools.answer("get_session_history", session_id=session)
+    for first, last, missing in ((1, 6, None), (2, 3, None), (6, 6, None), (5, 9, 7), (7, 9, 7), (90, 99, 90)):
+        page = await read_json(tools, f"chat://sessions/{session}/history/{first}-{last}")
+        assert page["entries"] == history["entries"][first - 1 : last]
+        assert page.get("next_seq") == missing
+    await tools.say(session, *['"' * 1_900] * 20)
+    page = await read_json(tools, f"chat://sessions/{session}/history/1-26")
+    assert [entry["seq"] for entry in page["entries"]] == list(range(1, page["next_seq"]))
+
+
+async def test_a_page_that_cannot_be_is_refused(tools: Tools) -> None:
+    session = await filled_session(tools)
+    for page in ("3-2", "1-501", "0-5", "-1-5", "1-", "a-b", f"1-{'9' * 30}"):
+        message = await refusal(tools, f"chat://sessions/{session}/history/{page}")
+        assert "_seq" in message or "not found" in message, message
+
+
+async def test_only_a_page_that_cannot_change_may_be_kept_and_by_its_user_alone(tools: Tools) -> None:
+    session = await filled_session(tools)
+    await tools.answer("log_tool_usage", session_id=session, tool_name="t", arguments={}, tool_call_id="asked later")
+    addresses = ["chat://sessions"] + [SESSION.format(session) + kind for kind in KINDS]
+    kept = {address: (await tools.client.read_resource(address)).ttl_ms for address in addresses}
+    assert set(kept.values()) == {0}
+    # Only the protocol of 2026 has the hint.
+    lasting = KEPT_MILLISECONDS if tools.client.protocol_version == "2026-07-28" else 0
+    for page, expected in (("1-6", lasting), ("2-2", lasting), ("1-7", 0), ("6-8", 0), ("8-8", 0)):
+        answer = await tools.client.read_resource(f"chat://sessions/{session}/history/{page}")
+        assert (answer.ttl_ms, answer.cache_scope) == (expected, "private"), page
+    await tools.answer(
+        "add_messages",
+        session_id=session,
+        messages=[{"role": "assistant", "parts": [{"type": "tool_call", "id": "asked later"}]}],
+    )
+    answer = await tools.client.read_resource(f"chat://sessions/{session}/history/1-8")
+    assert answer.ttl_ms == lasting
 
 
 # Completion
@@ -211,10 +256,18 @@ async def test_a_session_id_is_completed_from_a_part_of_its_title(tools: Tools) 
     assert await completions(tools, "%") == []
 
 
+async def test_a_session_is_found_however_many_came_after_it(tools: Tools) -> None:
+    oldest = await tools.new_session(title="The oldest one")
+    for number in range(101):
+        await tools.new_session(title=f"session {number}")
+    for value in (oldest, "oldest", "THE OLD"):
+        assert await completions(tools, value) == [oldest]
+
+
 async def test_completions_are_bounded_and_say_that_there_are_more(tools: Tools) -> None:
     for number in range(101):
         await tools.new_session(title=f"session {number}")
-    for value in ("", "session"):
+    for value in ("", "session", "0"):
         completed = await complete(tools, "session_id", value)
         assert len(completed.values) == 100
         assert completed.has_more
