@@ -1,6 +1,6 @@
 """Checks that the documentation is true: tables made from the code, links that lead somewhere.
 
-`python -m docs.check` fails where README's tables of tools, settings and commands are not what the code says, or a
+`python -m docs.check` fails where README's tables are not what the code says, or a
 relative link leads nowhere; with `--write` it brings the tables up to date.
 """
 
@@ -13,6 +13,8 @@ from pathlib import Path
 import typer
 
 from server.command_line.main import build
+from server.prompts import all_prompts
+from server.resources import resource_kinds
 from server.settings import PREFIX, Settings
 from server.tools import all_tools
 
@@ -28,6 +30,20 @@ def tools_table() -> str:
         required = schema.get("required", [])
         names = [name if name in required else f"[{name}]" for name in schema.get("properties", {})]
         rows.append(f"| `{tool.name}` | {', '.join(names)} | {_first_sentence(tool.listed().description or '')} |")
+    return "\n".join(rows)
+
+
+def resources_table() -> str:
+    """Return a row for each kind of resource."""
+    rows = ["| address | gives |", "|---|---|"]
+    rows += [f"| `{kind.template}` | {kind.description} |" for kind in resource_kinds()]
+    return "\n".join(rows)
+
+
+def prompts_table() -> str:
+    """Return a row for each prompt."""
+    rows = ["| prompt | what it asks for |", "|---|---|"]
+    rows += [f"| `{prompt.name}` | {prompt.description} |" for prompt in all_prompts()]
     return "\n".join(rows)
 
 
@@ -51,7 +67,14 @@ def commands_table() -> str:
 
 def with_tables(text: str) -> str:
     """Return the text with its tables as the code has them."""
-    for name, table in (("tools", tools_table()), ("settings", settings_table()), ("commands", commands_table())):
+    tables = {
+        "tools": tools_table(),
+        "resources": resources_table(),
+        "prompts": prompts_table(),
+        "settings": settings_table(),
+        "commands": commands_table(),
+    }
+    for name, table in tables.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         before, rest = text.split(begin)
         _, after = rest.split(end)

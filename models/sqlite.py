@@ -255,7 +255,7 @@ class SqliteConnection:
         try:
             (version,) = self._raw.execute("PRAGMA data_version").fetchone()
         except Exception as error:
-            raise _to_answer(error) from None
+            raise self.to_answer(error) from None
         return int(version)
 
     def _run_guarded(self, job: Job, *, savepoint: bool) -> Outcome:

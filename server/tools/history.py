@@ -114,8 +114,9 @@ async def get_session_history(
         int | None, Field(ge=0, lt=2**53, description="With entry_seq: where to read on, in characters.")
     ] = None,
     wait_seconds: Annotated[
-        float, Field(ge=0, le=30, description="With after_seq: wait so long, 0 to 30, where nothing is newer yet.")
-    ] = 0,
+        float | None,
+        Field(ge=0, le=30, description="With after_seq: wait so long, 0 to 30, where nothing is newer yet."),
+    ] = None,
 ) -> Reply[HistoryReply]:
     """Read a session's messages and tool calls in order: by default the newest, oldest of them first.
 
@@ -148,8 +149,8 @@ async def get_session_history(
     return _concise_reply(preview, forward=after_seq is not None)
 
 
-def _refuse_window(limit: int, before_seq: int | None, after_seq: int | None, wait_seconds: float) -> None:
-    if before_seq is not None or after_seq is not None or limit != 50 or wait_seconds:
+def _refuse_window(limit: int, before_seq: int | None, after_seq: int | None, wait_seconds: float | None) -> None:
+    if before_seq is not None or after_seq is not None or limit != 50 or wait_seconds is not None:
         raise Invalid("entry_seq reads one entry: leave out limit, before_seq, after_seq and wait_seconds.")
 
 

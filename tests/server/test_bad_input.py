@@ -607,6 +607,12 @@ async def test_arguments_of_a_window_and_of_an_entry_exclude_each_other(tools: T
     for detail in ("concise", "detailed"):
         told = await tools.refusal("get_session_history", session_id=session, detail=detail, **both)
         assert "before_seq and after_seq" in told
+    for waiting in ({}, {"before_seq": 2}, both, {"entry_seq": 1}):
+        told = await tools.refusal("get_session_history", session_id=session, wait_seconds=30, **waiting)
+        assert "wait_seconds" in told
+    for seconds in (-1, 30.5, 10**9, "soon"):
+        told = await tools.refusal("get_session_history", session_id=session, after_seq=1, wait_seconds=seconds)
+        assert told.startswith("Invalid: wait_seconds")
     for offset in (6, 2**53 - 1):
         told = await tools.refusal("get_session_history", session_id=session, entry_seq=1, content_offset=offset)
         assert "content_offset" in told

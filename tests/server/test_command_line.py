@@ -4,10 +4,12 @@ import asyncio
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -102,6 +104,53 @@ def test_show_cuts_what_is_long_unless_told(environment: dict[str, str], databas
     assert "end" not in run(environment, "show", session_id).split("2 tool")[0]
     assert "3003 more characters" in run(environment, "show", session_id)
     assert "end" in run(environment, "show", session_id, "--full")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_show_follows_what_others_append_until_it_is_interrupted(
+    environment: dict[str, str], database_url: str, as_json: bool
+) -> None:
+    session_id = record_of(database_url, "old")
+    flags = ["--json"] if as_json else []
+    with subprocess.Popen(
+        [*COMMAND, "show", session_id, "--follow", *flags],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as following:
+        assert following.stdout is not None
+        assert following.stderr is not None
+        read_until(following.stdout, "3½ cups" if not as_json else '"seq": 2')
+        append_to(database_url, session_id, "new \x1b]0;title\x07 one")
+        last = read_until(following.stdout, "new ")
+        assert "\x1b" not in last
+        if as_json:
+            assert json.loads(last)["seq"] == 3
+        following.send_signal(signal.SIGINT)
+        assert following.stdout.read().strip() == ""
+        assert following.wait(60) == 0
+        assert following.stderr.read() == ""
+
+
+def read_until(lines: IO[str], text: str) -> str:
+    """Read lines until one holds the text, and return it."""
+    for line in lines:
+        if text in line:
+            return line
+    raise AssertionError("the output ended before")
+
+
+def append_to(database_url: str, session_id: str, content: str) -> None:
+    """Append a message as another client does."""
+
+    async def append() -> None:
+        async with Database(database_url) as database:
+            service = ChatService(database)
+            user_id = UserId((await service.get_or_create_user(NewUser(username="ada")))["id"])
+            await service.add_message(user_id, SessionId(session_id), NewMessage(role="user", content=content))
+
+    asyncio.run(append())
 
 
 def test_stored_text_cannot_steer_the_terminal(environment: dict[str, str], database_url: str) -> None:
