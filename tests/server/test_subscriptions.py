@@ -242,7 +242,7 @@ def test_a_cancelled_wait_and_a_cancelled_stream_are_over(database_url: str) -> 
         opened(server, session)
         server.send(frame_of(waiting("wait", session)))
         for cancelled in ("wait", "stream"):
-            params = {"requestId": cancelled, "_meta": {}}
+            params: dict[str, Any] = {"requestId": cancelled, "_meta": {}}
             server.send(frame_of({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}))
         server.answer("add_messages", session_id=session, messages=[{"role": "user", "content": "unheard"}])
         server.end_input()
