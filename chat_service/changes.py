@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 
-from sqlalchemy import Connection, Text, bindparam, func, select, type_coerce
+from sqlalchemy import Connection, Text, bindparam, func, literal, select, type_coerce
 
 from chat_service.events import Event, Events
 from chat_service.limits import MAX_LISTENED, MAX_LISTENERS
@@ -30,8 +30,8 @@ LOOK_SECONDS = 0.1
 """So often the watcher looks: a change of another process arrives well under a second, and a look costs next to
 nothing."""
 
-NEWEST = 20
-"""Of the list of sessions, so many of the newest are compared in full; of the others only how many there are."""
+NEWEST, COUNTED = 20, 10_000
+"""Of the list of sessions, the newest are compared in full; the others are counted, and no more than so many."""
 
 Topic = tuple[UserId, SessionId | None]
 """A session of a user, or with None the list of their sessions."""
@@ -63,11 +63,9 @@ _NEWEST_SESSIONS = (
     )
     .order_by(chat_sessions.c.key)
 )
-_COUNTS = (
-    select(users.c.id, func.count())
-    .join_from(users, chat_sessions, chat_sessions.c.user_key == users.c.key)
-    .where(users.c.id.in_(bindparam("user_ids", expanding=True)))
-    .group_by(users.c.id)
+_counted = select(literal(1)).where(_of_user.c.user_key == users.c.key).limit(COUNTED).correlate(users).subquery()
+_COUNTS = select(users.c.id, select(func.count()).select_from(_counted).scalar_subquery()).where(
+    users.c.id.in_(bindparam("user_ids", expanding=True))
 )
 
 
@@ -207,5 +205,5 @@ def _look(connection: Connection, topics: Collection[Topic]) -> _Seen:
         counts = {row[0]: row[1] for row in connection.execute(_COUNTS, {"user_ids": user_ids})}
         for user_id in user_ids:
             shown = [tuple(row) for row in newest if row.user_id == user_id]
-            seen[(user_id, None)] = hash((counts.get(user_id, 0), *shown))
+            seen[(user_id, None)] = hash((counts.get(user_id), *shown))
     return {topic: state for topic, state in seen.items() if topic in topics}

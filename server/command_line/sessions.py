@@ -83,7 +83,7 @@ async def _windows(caller: Caller, session_id: SessionId, seq: int, *, follow: b
     while True:
         window = await caller.service.get_session_history(caller.user_id, session_id, _PAGE, after_seq=seq)
         yield window
-        seq = window["after_seq"]
+        seq = max(seq, window["after_seq"])
         while not window["newer"]:
             if not follow:
                 return

@@ -268,6 +268,29 @@ async def test_sessions_are_listed_the_last_created_first(
     assert page["next_cursor"] is None
 
 
+async def test_sessions_are_found_by_the_beginning_of_an_id_or_a_part_of_the_title(
+    service: ChatService, user_id: UserId, stranger_id: UserId
+) -> None:
+    titles = ["Crêpes", "0190", "100% sure", "a_b", None, "beef"]
+    ids = [await new_session(service, user_id, title=title) for title in titles]
+    await new_session(service, stranger_id, title="Crêpes")
+    titled = dict(zip(ids, titles, strict=True))
+    texts = ["", "crêp", "0190", "%", "_", "beef", "be", "f", "nothing", ids[0], ids[3][:9], ids[3][:8] + "x", "x" * 99]
+    for text in [*texts, *(ids[2][:length] for length in range(37)), ids[1] + "0", ids[1].upper()]:
+        found: list[str] = []
+        cursor = None
+        while True:
+            page = await service.find_sessions(user_id, text, 2, cursor)
+            found += [session["id"] for session in page["sessions"]]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+        expected = [each for each in ids if each.startswith(text) or text.lower() in (titled[each] or "").lower()]
+        assert found == expected[::-1], text
+    with pytest.raises(Invalid, match="cursor"):
+        await service.find_sessions(user_id, "be", 2, (await service.find_sessions(user_id, "", 2))["next_cursor"])
+
+
 async def test_sessions_are_filtered_by_title_and_status(service: ChatService, user_id: UserId) -> None:
     for title in ("Fix the Parser", "parse 100% of it", "under_score", "back\\slash", None):
         session_id = await new_session(service, user_id, title=title)

@@ -18,6 +18,8 @@ from models.errors import Conflict, Unavailable
 from models.ids import new_id, utc_now
 from models.sqlite import choose_library
 from models.tables import users
+from tests.conftest import url_of
+from tests.reliability.scale import JOURNALS, library_for, make_ready
 from tests.support import (
     count_rows,
     finish,
@@ -317,6 +319,25 @@ async def test_a_closed_database_answers_unavailable_until_it_is_opened_again(da
         await database.write(adding(new_id()))
         await database.close()
         await database.close()
+
+
+@pytest.mark.parametrize("journal", JOURNALS)
+async def test_the_data_version_tells_of_every_commit_and_of_nothing_else(tmp_path: Path, journal: str) -> None:
+    path = tmp_path / "chat.db"
+    make_ready(journal, path)
+    library = library_for(journal)
+    async with Database(url_of(path), library=library) as database, Database(url_of(path), library=library) as other:
+        version = await database.data_version()
+        for writing in (database, other, other):
+            await writing.write(adding(new_id()))
+            seen, version = version, await database.data_version()
+            assert version != seen
+            await asyncio.gather(*(each.read(count_users) for each in (database, other) * 4))
+            with pytest.raises(Conflict):
+                await other.write(fail)
+            assert await database.data_version() == version
+    with pytest.raises(Unavailable, match="closed"):
+        await database.data_version()
 
 
 async def test_closing_ends_the_threads(database_url: str) -> None:
