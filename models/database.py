@@ -121,9 +121,7 @@ class Database:
             raise Unavailable("The database is closed: open it again.")
         # The number is a connection's own, so it is always the same one: the last, which is the last to be kept busy.
         reader = self._readers[-1]
-        answer = reader.submit(reader.data_version)
-        answer.add_done_callback(_look_at)
-        version: int = await asyncio.shield(answer)
+        version: int = await reader.submit(reader.data_version)
         return version
 
     async def health(self) -> HealthDict:
