@@ -9,13 +9,14 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from chat_service import history, messages, sessions, tool_usage, users
+from chat_service import context, history, messages, sessions, tool_usage, users
 from chat_service.events import Event, Events
 from chat_service.limits import Limits
 from chat_service.work import Work
 from models.database import Database
 from models.ids import SessionId, UserId, utc_now
 from models.inputs import (
+    ContextShape,
     NewMessage,
     NewSession,
     NewToolUsage,
@@ -27,6 +28,7 @@ from models.inputs import (
 )
 from models.shapes import (
     ActiveSessionDict,
+    ContextDict,
     DeletedDict,
     EntryPieceDict,
     HealthDict,
@@ -208,6 +210,13 @@ class ChatService:
     ) -> EntryPieceDict:
         """Return a piece of one entry's text, from an offset in characters."""
         return await self._read(history.get_entry, user_id, session_id, seq, content_offset, content_limit)
+
+    async def get_context(
+        self, user_id: UserId, session_id: SessionId, token_budget: int, shape: ContextShape = "own"
+    ) -> ContextDict:
+        """Return the newest entries that fit so many tokens, with pins and the newest summary, valid for a provider."""
+        count = self._limits.count_tokens
+        return await self._read(context.get_context, user_id, session_id, token_budget, shape, count)
 
     # All together
 
