@@ -57,9 +57,9 @@ def get_context(
     if shape not in RENDERERS:
         raise Invalid(f"shape must be one of {', '.join(RENDERERS)}.")
     last = get_session(connection, user_id, session_id)["last_seq"]
-    entries, kept = _read(connection, session_id, last, token_budget)
+    low, entries, kept = _read(connection, session_id, last, token_budget)
     measure = _Measure(RENDERERS[shape], count_tokens)
-    turns = _Fitting(measure, token_budget, entries, kept).turns()
+    turns = _Fitting(measure, token_budget, low, entries, kept).turns()
     window = measure.render(turns)
     return {
         "session_id": session_id,
@@ -74,8 +74,8 @@ def get_context(
 Entries = list[MessagePreviewDict | ToolUsagePreviewDict]
 
 
-def _read(connection: Connection, session_id: SessionId, last: int, budget: int) -> tuple[Entries, list[Turn]]:
-    """Return the entries that may fit, and the turns of the newest summary and of the pins, newest first."""
+def _read(connection: Connection, session_id: SessionId, last: int, budget: int) -> tuple[int, Entries, list[Turn]]:
+    """Return the entries that may fit and the seq before them, and the turns of the newest summary and of the pins."""
     characters = min(max(budget * _CHARACTERS_PER_TOKEN, 4_000), _MOST_CHARACTERS)
     most = min(MAX_ENTRIES, budget // _SMALLEST_ENTRY)
     low = history.find_start(connection, session_id, last, budget, most)
@@ -84,7 +84,8 @@ def _read(connection: Connection, session_id: SessionId, last: int, budget: int)
     kept = history.read_kind(connection, session_id, "summary", 1, characters)
     kept += history.read_kind(connection, session_id, "pin", MAX_PINS, characters)
     forms = history.read_newest_forms(connection, session_id, [message["seq"] for message in kept], characters)
-    return [*earlier, *entries], [kept_turn(message, forms.get(message["seq"], message)) for message in kept]
+    turns = [kept_turn(message, forms.get(message["seq"], message)) for message in kept]
+    return low, [*earlier, *entries], turns
 
 
 class _Measure:
@@ -130,12 +131,12 @@ class _Choice:
 class _Fitting:
     """Chooses turns, newest first, until the budget is spent."""
 
-    def __init__(self, measure: _Measure, budget: int, entries: Entries, kept: list[Turn]) -> None:
+    def __init__(self, measure: _Measure, budget: int, low: int, entries: Entries, kept: list[Turn]) -> None:
         self._measure = measure
         self._budget = budget
         self._entries = entries
         self._kept = kept
-        self._all = self._built(0)
+        self._all = self._built(low + 1)
 
     def turns(self) -> list[Turn]:
         """Return the turns of the window, oldest first."""
@@ -145,7 +146,8 @@ class _Fitting:
         choice = self._chosen(self._paid(self._budget // 2))
         if choice.start == _NOWHERE and choice.kept:
             # What is newest comes before what was pinned.
-            choice = self._chosen([])
+            without = self._chosen([])
+            choice = choice if without.start == _NOWHERE else without
         return self._trimmed(choice)
 
     def _built(self, start: int) -> list[Turn]:
@@ -185,6 +187,13 @@ class _Fitting:
                 choice.cut[turn.seq] = shorter
                 cost = self._measure.more(shorter)
             choice.start, rest = turn.seq, room - cost
+        for turn in reversed(self._all):
+            if turn.seq in choice.cut:
+                # What nothing older took is theirs, the newest first.
+                cost = self._measure.more(choice.cut[turn.seq])
+                longer = self._measure.shortened(turn, cost + rest) or choice.cut[turn.seq]
+                rest -= self._measure.more(longer) - cost
+                choice.cut[turn.seq] = longer
         return choice
 
     def _trimmed(self, choice: _Choice) -> list[Turn]:
@@ -195,16 +204,23 @@ class _Fitting:
             excess = self._measure.of(window) - self._budget
             if excess <= 0:
                 return window
-            if len(turns) > 1:
+            if (shorter := self._shorter(turns, choice, excess)) is not None:
+                choice.cut[shorter.seq] = shorter
+            elif len(turns) > 1:
                 choice.start = self._later_start(turns, excess)
-            elif turns and (shorter := self._measure.shortened(turns[0], self._measure.more(turns[0]) - excess)):
-                choice.cut[turns[0].seq] = shorter
             elif choice.kept:
                 choice.kept = choice.kept[:-1]
             elif turns:
                 choice.start = _NOWHERE
             else:
                 return []
+
+    def _shorter(self, turns: list[Turn], choice: _Choice, excess: int) -> Turn | None:
+        """Return the newest turn that is cut anyway, or the only one there is, cut shorter by the excess."""
+        for turn in reversed(turns):
+            if turn.seq in choice.cut or len(turns) == 1:
+                return self._measure.shortened(turn, self._measure.more(turn) - excess)
+        return None
 
     def _later_start(self, turns: list[Turn], excess: int) -> int:
         for turn, following in pairwise(turns):

@@ -23,7 +23,7 @@ def manifest_of(session_id: SessionId, last_seq: int, turns: Sequence[Turn], *, 
         "cut": [_cut(session_id, seq) for seq in sorted({seq for turn in turns for seq in turn.cut_seqs})],
         "corrected": [[turn.seq, turn.read_seq] for turn in turns if turn.read_seq != turn.seq],
         "reasoning_left_out": [] if with_reasoning else [turn.seq for turn in turns if turn.reasoning.text],
-        "tool_names": {call.name: call.given_name or "" for call in calls if call.name != call.given_name},
+        "tool_names": {call.name: call.given_name for call in calls if call.given_name not in (None, call.name)},
         "tool_call_ids": {call.id: call.given_id for call in calls if call.given_id not in (None, call.id)},
     }
 

@@ -174,7 +174,8 @@ class ManifestDict(TypedDict):
     """What a context holds of its session and what not: `shown` and `left_out` together are every entry.
 
     `shown` are ranges of seq, both ends included. `tool_names` and `tool_call_ids` map what is shown to what was
-    recorded, where a provider would not have taken that. `reasoning_left_out` are entries whose reasoning is not given.
+    recorded, where a provider would not have taken that. `corrected` are pairs: an entry, and the one whose text it
+    has. `reasoning_left_out` are entries whose reasoning is not given.
     """
 
     last_seq: int
@@ -186,7 +187,7 @@ class ManifestDict(TypedDict):
     corrected: list[list[int]]
     reasoning_left_out: list[int]
     tool_names: dict[str, str]
-    tool_call_ids: dict[str, str | None]
+    tool_call_ids: dict[str, str]
 
 
 class ContextDict(TypedDict):

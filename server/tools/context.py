@@ -13,8 +13,8 @@ from server.record import Caller
 from server.results import MAX_CHARACTERS, Reply, reply, to_line
 from server.tools.arguments import SessionIdArgument
 
-_MOST_TOKENS = 20_000
-"""No result of a tool holds more, whatever it is counted by: a text of emoji has about a token a character."""
+_MOST_TOKENS = 3 * MAX_CHARACTERS
+"""No result of a tool holds more, by the usual estimate: an emoji, the dearest of characters, counts for three."""
 
 _FEWEST_TOKENS = 16
 

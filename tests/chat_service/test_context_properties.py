@@ -1,8 +1,7 @@
 """Contexts of random histories, with every budget and in every shape: valid, never over budget, nothing missing."""
 
-import asyncio
 import copy
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from chat_service.work import Work
 from models.errors import ChatError
 from models.ids import SessionId
 from models.inputs import NewMessage, NewSession, NewToolUsage
-from models.shapes import ContextDict, HistoryDict
+from models.shapes import ContextDict, HistoryDict, ManifestDict
 from models.text import to_json
 from tests.chat_service.provider_rules import CHECKS
 from tests.support import PROPERTY, TEXTS, Serving, serving
@@ -25,8 +24,8 @@ CALL_IDS = st.sampled_from(["call_0", "call_0", "call_1", "toolu_01A", "a b", "�
 NAMES = st.sampled_from(["read", "a.b/c", "a_b_c", "läs", "läś", "n" * 90, "unnamed_tool"])
 CONTENTS = st.sampled_from(["", " ", "\n", "ok", "ends in space \n", "x" * 400, "字" * 300, '"\\\n' * 150]) | TEXTS
 PARTS = st.lists(
-    st.builds(lambda id, name: {"type": "tool_call", "id": id, "name": name}, CALL_IDS, st.none() | NAMES)
-    | st.builds(lambda id: {"type": "tool_call_response", "id": id}, CALL_IDS)
+    st.builds(lambda call, name: {"type": "tool_call", "id": call, "name": name}, CALL_IDS, st.none() | NAMES)
+    | st.builds(lambda call: {"type": "tool_call_response", "id": call}, CALL_IDS)
     | st.builds(lambda content: {"type": "text", "content": content}, CONTENTS)
     | st.builds(lambda content: {"type": "reasoning", "content": content}, CONTENTS)
     | st.just({"type": "uri", "uri": "https://example.org/a.png"})
@@ -110,17 +109,46 @@ def check(context: ContextDict, whole: HistoryDict, budget: int) -> None:
         CHECKS[context["shape"]](window)
     if not shown:
         assert all(not items for items in window.values())
+    cut = {each["seq"] for each in manifest["cut"]}
+    texts = list(strings(window))
+    for entry in whole["entries"]:
+        if entry["seq"] in shown and entry["seq"] not in cut:
+            check_is_said(entry, whole, manifest, texts)
     if budget == 100_000:
-        superseded = within_superseded(whole)
-        assert set(left_out) <= superseded
-        assert manifest["cut"] == []
+        assert set(left_out) <= superseded(whole)
+        assert cut == set()
+
+
+def check_is_said(entry: Any, whole: HistoryDict, manifest: ManifestDict, texts: list[str]) -> None:
+    """Check that what an entry says is somewhere in a window."""
+    corrected = {seq for seq, _ in manifest["corrected"]}
+    said = []
+    if "tool_name" in entry:
+        shown_names = {given: shown for shown, given in manifest["tool_names"].items()}
+        assert {entry["tool_name"], shown_names.get(entry["tool_name"])} & set(texts)
+        said = [entry["error"] or "", entry["result"] if isinstance(entry["result"], str) else ""]
+    elif entry["seq"] not in corrected and entry["seq"] not in superseded(whole):
+        said = [entry["content"]]
+    for text in said:
+        assert any(text.strip() in each for each in texts), (entry["seq"], text)
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Return every text within a JSON value, and within JSON that is text itself."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
+    if isinstance(value, str):
+        yield value
 
 
 def within(ranges: list[list[int]]) -> list[int]:
     return [seq for first, last in ranges for seq in range(first, last + 1)]
 
 
-def within_superseded(whole: HistoryDict) -> set[int]:
+def superseded(whole: HistoryDict) -> set[int]:
     """Return the corrections that were corrected again: their text is nowhere in a window."""
     newest: dict[int, int] = {}
     target: dict[int, int] = {}
