@@ -270,6 +270,17 @@ async def test_a_tool_message_gives_the_result_of_a_call_that_has_no_record(
     assert seqs(context) == [1, 2, 3]
 
 
+async def test_a_second_result_of_the_same_call_is_given_apart(
+    service: ChatService, user_id: UserId, session_id: SessionId
+) -> None:
+    parts = [{"type": "tool_call_response", "id": "c"}]
+    results = [NewMessage.model_validate({"role": "tool", "content": text, "parts": parts}) for text in ("42", "43")]
+    await service.add_messages(user_id, session_id, [said("?"), asking("c"), *results])
+    context = await service.get_context(user_id, session_id, 1_000, "openai_chat")
+    contents = [message["content"] for message in context["window"]["messages"]]
+    assert contents == ["?", None, "42", "[Output of a tool, entry 4]\n43"]
+
+
 async def test_ids_and_names_that_a_provider_refuses_are_shown_in_another_form_that_is_stated(
     service: ChatService, user_id: UserId, session_id: SessionId
 ) -> None:
@@ -323,6 +334,19 @@ async def test_a_count_that_is_given_is_kept_and_the_window_is_measured_all_the_
     context = await service.get_context(user_id, session_id, 500)
     assert context["token_count"] <= 500
     assert context["manifest"]["cut"]
+
+
+async def test_no_budget_is_exceeded_and_none_is_left_unused(
+    service: ChatService, user_id: UserId, session_id: SessionId
+) -> None:
+    await fill(service, user_id, session_id, 30)
+    await service.add_message(user_id, session_id, asking("c", content="x" * 500))
+    await service.add_tool_usage(user_id, session_id, done(result="字" * 300, tool_call_id="c"))
+    for shape in ("own", "anthropic"):
+        for budget in range(16, 1_200, 7):
+            context = await service.get_context(user_id, session_id, budget, shape)
+            assert context["token_count"] <= budget
+            assert budget < 300 or context["token_count"] >= 0.8 * budget
 
 
 # Cost
