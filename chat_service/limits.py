@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chat_service.tokens import TokenCounter, estimate_tokens
 from models.errors import Invalid, TooLarge
 from models.inputs import NewMessage, NewToolUsage
 from models.text import to_json
@@ -20,11 +21,13 @@ class Limits:
     """Sizes in bytes of UTF-8.
 
     `content` is for a message's content, its parts, and the arguments, result and error of a tool call, each;
-    `metadata` for message_metadata and session_data.
+    `metadata` for message_metadata and session_data. `count_tokens` says how many tokens a text takes: at each append,
+    and when a context window is fitted to its budget.
     """
 
     content: int = 1_048_576
     metadata: int = 16_384
+    count_tokens: TokenCounter = estimate_tokens
 
     def check_messages(self, messages: Sequence[NewMessage]) -> None:
         """Raise TooLarge or Invalid, naming the message and the field."""

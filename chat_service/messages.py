@@ -8,6 +8,7 @@ from sqlalchemy import Connection, String, bindparam, cast, select, update
 from chat_service.paging import END, check_limit, check_seq
 from chat_service.sessions import ACTING_USER, OWNED, check_ids, digest_of, get_key
 from chat_service.timeline import Keyed, claim, find_replay
+from chat_service.tokens import count_message
 from chat_service.work import Work
 from models.errors import Invalid
 from models.ids import SessionId, UserId
@@ -92,7 +93,10 @@ def add(
     session_key, first_seq = claim(work, user_id, session_id, new_messages=len(new_messages), expected_seq=expected_seq)
     rows: list[dict[str, Any]] = []
     for seq, (message, key) in enumerate(zip(new_messages, keyed, strict=True), start=first_seq):
-        rows.append(_row(message, key.digest, session_key, seq, work.now))
+        row = _row(message, key.digest, session_key, seq, work.now)
+        if message.token_count is None:
+            row["token_count"] = count_message(work.limits.count_tokens, message)
+        rows.append(row)
     _INSERT.run(work.connection, *rows)
     for row, message in zip(rows, new_messages, strict=True):
         if message.parts:

@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from chat_service import history, messages, sessions, tool_usage, users
+from chat_service import context, history, messages, sessions, tool_usage, users
 from chat_service.changes import Changes
 from chat_service.events import Event, Events
 from chat_service.limits import MAX_WAIT_SECONDS, Limits
@@ -21,6 +21,7 @@ from models.database import Database
 from models.errors import Invalid
 from models.ids import SessionId, UserId, utc_now
 from models.inputs import (
+    ContextShape,
     NewMessage,
     NewSession,
     NewToolUsage,
@@ -32,6 +33,7 @@ from models.inputs import (
 )
 from models.shapes import (
     ActiveSessionDict,
+    ContextDict,
     DeletedDict,
     EntryPieceDict,
     HealthDict,
@@ -242,6 +244,13 @@ class ChatService:
                         if not await changed.next():
                             break
         return session
+
+    async def get_context(
+        self, user_id: UserId, session_id: SessionId, token_budget: int, shape: ContextShape = "own"
+    ) -> ContextDict:
+        """Return the newest entries that fit so many tokens, with pins and the newest summary, valid for a provider."""
+        count = self._limits.count_tokens
+        return await self._read(context.get_context, user_id, session_id, token_budget, shape, count)
 
     # All together
 

@@ -8,6 +8,7 @@ from chat_service.messages import SESSION, entry_id, entry_parameters, is_messag
 from chat_service.paging import check_filters, check_limit, make_cursor, read_cursor
 from chat_service.sessions import ACTING_USER, OWNED, digest_of, get_key
 from chat_service.timeline import Keyed, claim, find_replay
+from chat_service.tokens import count_tool_usage
 from chat_service.users import USER_KEY, check_user_id
 from chat_service.work import Work
 from models.errors import Invalid
@@ -83,6 +84,7 @@ def add(
         "started_at": None if usage.started_at is None else to_timestamp(usage.started_at),
         "duration_ms": usage.duration_ms,
         "origin": usage.origin,
+        "token_count": count_tool_usage(work.limits.count_tokens, usage),
         "created_at": work.now,
     }
     inside: dict[str, Any] = {"session_key": session_key, "idempotency_key": keyed.idempotency_key}

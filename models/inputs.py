@@ -31,6 +31,7 @@ Kind = Literal["message", "summary", "pin", "replacement"]
 Author = Literal["user", "agent", "import", "proxy"]
 SessionStatus = Literal["active", "archived"]
 ToolStatus = Literal["success", "error", "cancelled", "unknown"]
+ContextShape = Literal["own", "openai_chat", "openai_responses", "anthropic"]
 
 
 def _to_utc(value: datetime) -> datetime:

@@ -8,7 +8,7 @@ from typing import Any, Literal, final
 
 from typing_extensions import TypedDict
 
-from models.inputs import Author, Kind, SessionStatus, ToolStatus
+from models.inputs import Author, ContextShape, Kind, SessionStatus, ToolStatus
 
 
 class UserDict(TypedDict):
@@ -80,6 +80,7 @@ class ToolUsageDict(TypedDict):
     started_at: str | None
     duration_ms: float | None
     origin: Author
+    token_count: int | None
     created_at: str
 
 
@@ -93,6 +94,13 @@ class MessagePreviewDict(TypedDict):
     content_length: int
     parts: str | None
     parts_length: int | None
+    replaces_seq: int | None
+
+
+class CorrectionDict(MessagePreviewDict):
+    """The beginning of a message that corrects another one, directly or through corrections in between."""
+
+    corrects_seq: int
 
 
 class ToolUsagePreviewDict(TypedDict):
@@ -137,6 +145,63 @@ class HistoryPreviewDict(WindowDict):
     """The same window, with the beginning of each text."""
 
     entries: list[MessagePreviewDict | ToolUsagePreviewDict]
+
+
+class ReadDict(TypedDict):
+    """A call that reads what was left out."""
+
+    tool: Literal["get_session_history"]
+    arguments: dict[str, Any]
+
+
+class LeftOutDict(TypedDict):
+    """A range of entries that a context does not hold, both ends included, and how to read it."""
+
+    first_seq: int
+    last_seq: int
+    entries: int
+    read: ReadDict
+
+
+class CutDict(TypedDict):
+    """An entry of which a context holds only a part, and how to read it whole."""
+
+    seq: int
+    read: ReadDict
+
+
+class ManifestDict(TypedDict):
+    """What a context holds of its session and what not: `shown` and `left_out` together are every entry.
+
+    `shown` are ranges of seq, both ends included. `tool_names` and `tool_call_ids` map what is shown to what was
+    recorded, where a provider would not have taken that. `corrected` are pairs: an entry, and the one whose text it
+    has. `reasoning_left_out` are entries whose reasoning is not given.
+    """
+
+    last_seq: int
+    entries_shown: int
+    entries_left_out: int
+    shown: list[list[int]]
+    left_out: list[LeftOutDict]
+    cut: list[CutDict]
+    corrected: list[list[int]]
+    reasoning_left_out: list[int]
+    tool_names: dict[str, str]
+    tool_call_ids: dict[str, str]
+
+
+class ContextDict(TypedDict):
+    """A window of a session that fits a budget of tokens, in the shape that was asked for.
+
+    `window` is what the shape's provider takes; `token_count` counts it, as JSON, and is never above `token_budget`.
+    """
+
+    session_id: str
+    shape: ContextShape
+    token_budget: int
+    token_count: int
+    window: dict[str, Any]
+    manifest: ManifestDict
 
 
 class EntryPieceDict(TypedDict):

@@ -32,7 +32,7 @@ from models.errors import DAMAGED, Unavailable
 from models.ids import from_microseconds, pack_id, to_microseconds, unpack_id
 from models.text import to_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """The number of the newest migration; in an SQLite file it stands in `PRAGMA user_version`."""
 
 APPLICATION_ID = 0x4D435043
@@ -212,6 +212,7 @@ tool_usages = Table(
     Column("error", Text),
     Column("arguments", Json, nullable=False),
     Column("result", Json),
+    Column("token_count", BigInteger),
     UniqueConstraint("session_key", "seq"),
     _one_of("status", "success", "error", "cancelled", "unknown"),
     _one_of("origin", "user", "agent", "import", "proxy"),
@@ -233,5 +234,10 @@ tool_call_references = Table(
 for _entries in (messages, tool_usages):
     _given = _entries.c.idempotency_key.is_not(None)
     Index(None, _entries.c.session_key, _entries.c.idempotency_key, unique=True, sqlite_where=_given)
+Index(None, messages.c.session_key, messages.c.kind, messages.c.seq, sqlite_where=messages.c.kind != "message")
+Index(
+    None, messages.c.session_key, messages.c.replaces_seq, messages.c.seq,
+    sqlite_where=messages.c.replaces_seq.is_not(None),
+)  # fmt: skip
 _named = tool_usages.c.tool_call_id.is_not(None)
 Index(None, tool_usages.c.session_key, tool_usages.c.tool_call_id, sqlite_where=_named)

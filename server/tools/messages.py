@@ -40,7 +40,13 @@ class MessageArgument(BaseModel):
     metadata: Annotated[JsonObject | None, Field(description="Anything to keep with it, at most 16 KiB.")] = None
     model: Annotated[Line | None, Field(description="The model that wrote it.")] = None
     usage: Annotated[Usage | None, Field(description="Tokens, as the provider counted them.")] = None
-    replaces_seq: Annotated[Seq | None, Field(description="The message that this one corrects.")] = None
+    kind: Annotated[
+        Literal["message", "summary", "pin"],
+        Field(description="pin: every get_context gives it. summary: of what came before it; the newest one is given."),
+    ] = "message"
+    replaces_seq: Annotated[
+        Seq | None, Field(description="The message that this one corrects; it stays the kind that it is.")
+    ] = None
     idempotency_key: Annotated[
         IdempotencyKey | None, Field(description="Your own unique key, which makes repeating the call safe.")
     ] = None
@@ -48,6 +54,8 @@ class MessageArgument(BaseModel):
     @model_validator(mode="after")
     def _says_something(self) -> "MessageArgument":
         check_says_something(self.content, self.parts)
+        if self.replaces_seq is not None and self.kind != "message":
+            raise ValueError("kind and replaces_seq exclude each other: a corrected message stays the kind that it is")
         return self
 
     def to_input(self) -> NewMessage:
@@ -57,7 +65,7 @@ class MessageArgument(BaseModel):
             content=self.content,
             parts=self.parts,
             message_metadata=self.metadata,
-            kind="message" if self.replaces_seq is None else "replacement",
+            kind=self.kind if self.replaces_seq is None else "replacement",
             model=self.model,
             usage=self.usage,
             replaces_seq=self.replaces_seq,

@@ -69,6 +69,7 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "get_session_preview": lambda world: {"session_id": world.session_id},
     "get_session_entry": lambda world: {"session_id": world.session_id, "seq": 1},
     "wait_for_entries": lambda world: {"session_id": world.session_id, "after_seq": 1, "seconds": 1},
+    "get_context": lambda world: {"session_id": world.session_id, "token_budget": 500},
     "transaction": lambda world: {"function": _create_and_append(world)},
     "health": lambda world: {},
 }
@@ -249,6 +250,7 @@ READ_STATEMENTS: dict[str, tuple[int, Arguments]] = {
     "get_session_messages": (2, {"limit": 500}),
     "wait_for_entries": (1, {"after_seq": 0, "seconds": 1}),
     "get_session_entry": (2, {"seq": 1}),
+    "get_context": (8, {"token_budget": 100_000}),
     "get_session_tool_usage": (2, {"limit": 500}),
     "summarize_tool_usage": (3, {}),
 }

@@ -164,6 +164,7 @@ async def test_a_preview_has_the_beginning_of_each_text_and_says_how_long_the_wh
             "content_length": 14,
             "parts": None,
             "parts_length": None,
+            "replaces_seq": None,
         },
         {
             "seq": 2,
@@ -173,6 +174,7 @@ async def test_a_preview_has_the_beginning_of_each_text_and_says_how_long_the_wh
             "content_length": 0,
             "parts": '[{"ty',
             "parts_length": len(json.dumps(asked["parts"], separators=(",", ":"))),
+            "replaces_seq": None,
         },
         {
             "seq": 3,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from chat_service import tool_usage
 from chat_service.limits import Limits
 from chat_service.service import ChatService
+from chat_service.tokens import count_tool_usage, estimate_tokens
 from chat_service.work import Work
 from models.database import Database
 from models.errors import Conflict, Invalid, TooLarge
@@ -72,6 +73,7 @@ async def test_a_tool_usage_comes_back_with_everything_it_was_given(service: Cha
         "started_at": "2026-01-31T10:00:00.123456Z",
         "duration_ms": 12.5,
         "origin": "proxy",
+        "token_count": count_tool_usage(estimate_tokens, usage),
         "created_at": stored["created_at"],
     }
     assert (await service.get_session_tool_usage(user_id, session_id))["tool_usages"] == [stored]

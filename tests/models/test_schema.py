@@ -7,8 +7,10 @@ import pytest
 from sqlalchemy import ForeignKeyConstraint, Index, Table, create_engine, text
 from sqlalchemy.schema import PrimaryKeyConstraint, UniqueConstraint
 
+from chat_service.service import ChatService
 from models import migrate
 from models.database import Database
+from models.ids import SessionId, UserId
 from models.sqlite import choose_library
 from models.tables import APPLICATION_ID, SCHEMA_VERSION, metadata
 from tests.conftest import url_of
@@ -129,3 +131,48 @@ async def test_a_current_file_is_opened_without_loading_the_migrations(database:
         "print(asyncio.run(main()), [name for name in sys.modules if name.startswith(('alembic', 'mako', 'filelock'))])"
     )
     assert run_python(code, database_url) == f"{SCHEMA_VERSION} []"
+
+
+async def test_a_file_of_the_first_version_is_upgraded_with_every_row_kept(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    old = file_of_version(path, 1)
+    old.executescript(
+        """
+        INSERT INTO users (id, username, created_at, last_seen_at) VALUES (zeroblob(16), 'ada', 0, 0);
+        INSERT INTO chat_sessions
+            (id, user_key, status, last_seq, message_count, tool_usage_count, created_at)
+            VALUES (zeroblob(16), 1, 'active', 2, 1, 1, 0);
+        INSERT INTO messages (session_key, seq, kind, role, author, created_at, content)
+            VALUES (1, 1, 'pin', 'user', 'user', 0, 'kept');
+        INSERT INTO tool_usages (session_key, seq, tool_name, status, origin, created_at, arguments)
+            VALUES (1, 2, 'read', 'success', 'agent', 0, '{}');
+        """
+    )
+    old.commit()
+    old.close()
+    async with Database(url_of(path)) as database:
+        service = ChatService(database)
+        nobody = UserId("00000000-0000-0000-0000-000000000000")
+        session_id = SessionId(nobody)
+        message, usage = (await service.get_session_history(nobody, session_id))["entries"]
+        assert (message["seq"], usage["seq"], message["token_count"], usage["token_count"]) == (1, 2, None, None)
+        context = await service.get_context(nobody, session_id, 200)
+        assert context["manifest"]["shown"] == [[1, 2]]
+    assert schema_of(path) == schema_of(await _new_file(tmp_path / "new.db"))
+
+
+def file_of_version(path: Path, version: int) -> Any:
+    """Make a file as an earlier version left it, and return an open connection to it."""
+    engine = create_engine(f"sqlite:///{path}", module=choose_library())
+    with engine.begin() as connection:
+        migrate.upgrade(connection, f"{version:04d}")
+        connection.exec_driver_sql(f"PRAGMA user_version={version}")
+        connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
+    engine.dispose()
+    return choose_library().connect(str(path))
+
+
+async def _new_file(path: Path) -> Path:
+    async with Database(url_of(path)):
+        pass
+    return path

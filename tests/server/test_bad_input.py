@@ -655,7 +655,7 @@ async def test_null_is_the_same_as_not_given(room: Room, tool: str) -> None:
         if place.tool != tool or place.required:
             continue
         given = room.filled_in(place.spoilt(None))
-        if place.path[-1] in ("limit", "content", "detail"):
+        if place.path[-1] in ("limit", "content", "detail", "kind", "shape"):
             # These have a default, which null is not.
             assert str(place.path[-1]) in await room.tools.refusal(tool, **given)
         else:

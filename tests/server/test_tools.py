@@ -41,11 +41,12 @@ FIXED: dict[str, tuple[set[str], set[str]]] = {
         {"session_id"},
         {"limit", "before_seq", "after_seq", "detail", "entry_seq", "content_offset"},
     ),
+    "get_context": ({"session_id", "token_budget"}, {"shape"}),
     "list_tool_usage": (set(), {"session_id", "tool_name", "status", "limit", "cursor"}),
 }
 """The names that clients rely on: each tool with its required and its optional arguments, in the listed order."""
 
-READ_ONLY = {"list_sessions", "get_active_session", "get_session_history", "list_tool_usage"}
+READ_ONLY = {"list_sessions", "get_active_session", "get_session_history", "get_context", "list_tool_usage"}
 MEBIBYTE = 1_048_576
 PATTERN = 'aß€😀\n\t\r\n\x01\x1f\x7f\u2028\ufeff"\\end '
 
@@ -622,6 +623,9 @@ async def tour(tools: Tools) -> list[tuple[str, types.CallToolResult]]:
     for seq in range(1, 8):
         await call("get_session_history", session_id=session, entry_seq=seq)
     await call("get_session_history", session_id=session, entry_seq=5, content_offset=10_000)
+    for shape in ("own", "openai_chat", "openai_responses", "anthropic"):
+        for budget in (16, 900, 100_000):
+            await call("get_context", session_id=session, token_budget=budget, shape=shape)
     await call("list_sessions", limit=1)
     await call("list_tool_usage", limit=1)
     await call("list_tool_usage", session_id=session)
