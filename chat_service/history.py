@@ -2,21 +2,28 @@
 
 Explicit queries, three whatever the length: the session, its messages in the window, its tool usage in the window.
 Since seq is dense, a window of so many entries is a range of seq, and no row is read that is not shown. A tool call
-and its result are one entry, so no window can separate them.
+and its result are one entry, so no window can separate them. A fork's window is read through its lineage where it
+begins before the fork point, in as many statements.
 """
 
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Text, bindparam, cast, func, select
+from typing_extensions import TypedDict
 
-from chat_service.messages import MESSAGE_COLUMNS, check_one_edge, entry_parameters
+from chat_service.lineage import Statements, inherited, known_here, read_entries, within
+from chat_service.messages import (
+    INHERITED_MESSAGE_COLUMNS,
+    MESSAGE_COLUMNS,
+    check_one_edge,
+    entry_parameters,
+)
 from chat_service.paging import END, check_limit, check_seq
-from chat_service.sessions import get_key, get_session
-from chat_service.tool_usage import TOOL_USAGE_COLUMNS
+from chat_service.sessions import Timeline, find_session, get_timeline
+from chat_service.tool_usage import INHERITED_TOOL_USAGE_COLUMNS, TOOL_USAGE_COLUMNS
 from models.errors import Invalid, NotFound
 from models.ids import SessionId, UserId
-from models.prepared import Prepared
-from models.rows import all_rows, columns, one_row
+from models.rows import columns
 from models.shapes import (
     EntryPieceDict,
     HistoryDict,
@@ -27,7 +34,7 @@ from models.shapes import (
     ToolUsagePreviewDict,
     WindowDict,
 )
-from models.tables import chat_sessions, messages, tool_usages
+from models.tables import messages, tool_usages
 from models.text import to_json
 
 MAX_PIECE = 100_000
@@ -44,51 +51,58 @@ def _length(column: Any) -> Any:
     return func.length(cast(column, Text))
 
 
-def _session_key() -> Any:
-    owned = chat_sessions.c.id == bindparam("session_id")
-    return select(chat_sessions.c.key).where(owned).scalar_subquery()
+class _Content(TypedDict):
+    content: str
+    content_length: int
+    is_all: bool
 
 
-def _window(entries: Any, *shape: Any) -> Prepared:
-    # Asked only after the session was found to be the acting user's, on the same snapshot.
-    inside = entries.c.seq > bindparam("low"), entries.c.seq <= bindparam("high")
-    return Prepared(select(*shape).where(entries.c.session_key == _session_key(), *inside).order_by(entries.c.seq))
+def _window(entries: Any, own: Any, through: Any) -> Statements:
+    return Statements(
+        select(*own).where(within(entries)).order_by(entries.c.seq),
+        select(*through).select_from(inherited(entries)).order_by(entries.c.seq),
+    )
 
 
-_MESSAGES = _window(messages, *MESSAGE_COLUMNS)
-_TOOL_USAGES = _window(tool_usages, *TOOL_USAGE_COLUMNS)
-_MESSAGE_PREVIEWS = _window(
-    messages,
-    *columns(
-        MessagePreviewDict,
-        messages,
-        message_type=messages.c.role,
-        content=_beginning(messages.c.content),
-        content_length=_length(messages.c.content),
-        parts=_beginning(messages.c.parts),
-        parts_length=_length(messages.c.parts),
-    ),
-)
-_TOOL_USAGE_PREVIEWS = _window(
-    tool_usages,
-    *columns(
+def _tool_usage_preview(message_seq: Any) -> Any:
+    return columns(
         ToolUsagePreviewDict,
         tool_usages,
+        message_seq=message_seq,
         arguments=_beginning(tool_usages.c.arguments),
         arguments_length=_length(tool_usages.c.arguments),
         result=_beginning(tool_usages.c.result),
         result_length=_length(tool_usages.c.result),
         error=_beginning(tool_usages.c.error),
         error_length=_length(tool_usages.c.error),
-    ),
+    )
+
+
+_MESSAGE_PREVIEW = columns(
+    MessagePreviewDict,
+    messages,
+    message_type=messages.c.role,
+    content=_beginning(messages.c.content),
+    content_length=_length(messages.c.content),
+    parts=_beginning(messages.c.parts),
+    parts_length=_length(messages.c.parts),
 )
-_CONTENT_PIECE = Prepared(
-    select(
-        func.substr(messages.c.content, bindparam("start"), bindparam("piece")),
-        func.length(messages.c.content),
-        messages.c.parts.is_(None) & messages.c.message_metadata.is_(None),
-    ).where(messages.c.session_key == bindparam("session_key"), messages.c.seq == bindparam("seq"))
+_PIECE_OF_CONTENT = columns(
+    _Content,
+    messages,
+    content=func.substr(messages.c.content, bindparam("start"), bindparam("piece")),
+    content_length=func.length(messages.c.content),
+    is_all=messages.c.parts.is_(None) & messages.c.message_metadata.is_(None),
 )
+_MESSAGES = _window(messages, MESSAGE_COLUMNS, INHERITED_MESSAGE_COLUMNS)
+_TOOL_USAGES = _window(tool_usages, TOOL_USAGE_COLUMNS, INHERITED_TOOL_USAGE_COLUMNS)
+_MESSAGE_PREVIEWS = _window(messages, _MESSAGE_PREVIEW, _MESSAGE_PREVIEW)
+_TOOL_USAGE_PREVIEWS = _window(
+    tool_usages,
+    _tool_usage_preview(tool_usages.c.message_seq),
+    _tool_usage_preview(known_here(tool_usages.c.message_seq)),
+)
+_CONTENT_PIECE = _window(messages, _PIECE_OF_CONTENT, _PIECE_OF_CONTENT)
 
 
 def get_history(
@@ -100,12 +114,19 @@ def get_history(
     after_seq: int | None = None,
 ) -> HistoryDict:
     """Return the last entries before `before_seq` (or the end), or the first after `after_seq`, oldest first."""
-    window = _place(connection, user_id, session_id, limit, before_seq, after_seq)
-    parameters = entry_parameters(user_id, session_id) | _edges(window)
-    said = all_rows(connection, MessageDict, _MESSAGES, parameters)
-    done = all_rows(connection, ToolUsageDict, _TOOL_USAGES, parameters)
-    entries: list[MessageDict | ToolUsageDict] = sorted([*said, *done], key=_seq)
+    window, timeline = _place(connection, user_id, session_id, limit, before_seq, after_seq)
+    entries = get_range(connection, user_id, session_id, timeline, window["older"], window["after_seq"])
     return {**window, "entries": entries}
+
+
+def get_range(
+    connection: Connection, user_id: UserId, session_id: SessionId, timeline: Timeline, low: int, high: int
+) -> list[MessageDict | ToolUsageDict]:
+    """Return the entries after seq `low` up to seq `high`, oldest first, in two statements."""
+    parameters = entry_parameters(user_id, session_id) | {"low": low, "high": high}
+    said = read_entries(connection, MessageDict, _MESSAGES, timeline, parameters)
+    done = read_entries(connection, ToolUsageDict, _TOOL_USAGES, timeline, parameters)
+    return sorted([*said, *done], key=_seq)
 
 
 def get_preview(
@@ -119,10 +140,10 @@ def get_preview(
 ) -> HistoryPreviewDict:
     """Return the same window with no more than `content_limit` characters of any text."""
     _check_content_limit(content_limit)
-    window = _place(connection, user_id, session_id, limit, before_seq, after_seq)
-    parameters = {"session_id": session_id, "content_limit": content_limit} | _edges(window)
-    said = all_rows(connection, MessagePreviewDict, _MESSAGE_PREVIEWS, parameters)
-    done = all_rows(connection, ToolUsagePreviewDict, _TOOL_USAGE_PREVIEWS, parameters)
+    window, timeline = _place(connection, user_id, session_id, limit, before_seq, after_seq)
+    parameters = {"content_limit": content_limit, "low": window["older"], "high": window["after_seq"]}
+    said = read_entries(connection, MessagePreviewDict, _MESSAGE_PREVIEWS, timeline, parameters)
+    done = read_entries(connection, ToolUsagePreviewDict, _TOOL_USAGE_PREVIEWS, timeline, parameters)
     entries: list[MessagePreviewDict | ToolUsagePreviewDict] = sorted([*said, *done], key=_seq)
     return {**window, "entries": entries}
 
@@ -138,19 +159,19 @@ def get_entry(
     """Return a piece of one entry's text; raises NotFound where the session has no such entry."""
     check_seq("content_offset", content_offset)
     _check_content_limit(content_limit)
-    session_key = get_key(connection, user_id, session_id)
+    timeline = get_timeline(connection, user_id, session_id)
     if not 0 < seq < END:
         raise _no_such_entry()
-    where = {"session_key": session_key, "seq": seq, "start": content_offset + 1, "piece": content_limit}
-    message = _CONTENT_PIECE.first(connection, where)
+    piece = {"low": seq - 1, "high": seq, "start": content_offset + 1, "piece": content_limit}
+    message = read_entries(connection, _Content, _CONTENT_PIECE, timeline, piece)
     content_type: Literal["text/plain", "application/json"] = "text/plain"
-    if message is not None and message[2]:
-        content, length = message[0], message[1]
+    if message and message[0]["is_all"]:
+        content, length = message[0]["content"], message[0]["content_length"]
     else:
-        entry = _whole(connection, user_id, session_id, seq)
-        if entry is None:
+        entries = get_range(connection, user_id, session_id, timeline, seq - 1, seq)
+        if not entries:
             raise _no_such_entry()
-        text, content_type = to_json(entry), "application/json"
+        text, content_type = to_json(entries[0]), "application/json"
         content, length = text[content_offset : content_offset + content_limit], len(text)
     if content_offset > length:
         raise Invalid(f"content_offset is past the end of the entry, which has {length} characters.")
@@ -175,14 +196,6 @@ def _no_such_entry() -> NotFound:
     return NotFound("The session has no entry with this seq: its timeline runs from 1 to last_seq.")
 
 
-def _whole(
-    connection: Connection, user_id: UserId, session_id: SessionId, seq: int
-) -> MessageDict | ToolUsageDict | None:
-    parameters = entry_parameters(user_id, session_id) | {"low": seq - 1, "high": seq}
-    message = one_row(connection, MessageDict, _MESSAGES, parameters)
-    return message or one_row(connection, ToolUsageDict, _TOOL_USAGES, parameters)
-
-
 def _place(
     connection: Connection,
     user_id: UserId,
@@ -190,10 +203,10 @@ def _place(
     limit: int,
     before_seq: int | None,
     after_seq: int | None,
-) -> WindowDict:
+) -> tuple[WindowDict, Timeline]:
     check_limit(limit)
     check_one_edge(before_seq, after_seq)
-    session = get_session(connection, user_id, session_id)
+    session, timeline = find_session(connection, user_id, session_id)
     last = session["last_seq"]
     if after_seq is not None:
         low = min(after_seq, last)
@@ -201,17 +214,14 @@ def _place(
     else:
         high = last if before_seq is None else min(before_seq - 1, last)
         low = max(high - limit, 0)
-    return {
+    window: WindowDict = {
         "session": session,
         "older": low,
         "newer": last - high,
         "before_seq": low + 1 if low else None,
         "after_seq": high,
     }
-
-
-def _edges(window: WindowDict) -> dict[str, int]:
-    return {"low": window["older"], "high": window["after_seq"]}
+    return window, timeline
 
 
 def _seq(entry: Any) -> int:

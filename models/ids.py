@@ -43,6 +43,11 @@ def unpack_id(packed: bytes) -> str:
     return str(uuid.UUID(bytes=packed))
 
 
+def entry_id(session_id: str, seq: int) -> str:
+    """Return the public id of an entry, which is made of its session and seq."""
+    return f"{session_id}:{seq}"
+
+
 def utc_now() -> str:
     """Read the clock."""
     return to_timestamp(datetime.now(UTC))

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from models.errors import ChatError
 from models.text import to_json
 from server.errors import explain
-from server.record import Caller
+from server.record import Caller, CallerSource, as_caller
 from server.results import Reply
-from server.tools.binding import CallerSource, Tool
+from server.tools.binding import Tool
 from server.tools.history import get_session_history
 from server.tools.sessions import list_sessions, show_session
 from server.tools.tool_usage import list_tool_usage
@@ -98,7 +98,7 @@ async def complete(caller: CallerSource, argument: str, value: str) -> types.Com
     if argument != "session_id":
         return types.CompleteResult(completion=types.Completion(values=[]))
     try:
-        return await _complete_session_id(await caller(), value)
+        return await as_caller(caller, lambda who: _complete_session_id(who, value))
     except ChatError as error:
         raise MCPError(types.INVALID_PARAMS, explain(error)) from None
     except Exception as error:

@@ -42,6 +42,7 @@ class World:
 
     user_id: UserId
     session_id: SessionId
+    second_id: SessionId
     stranger_id: UserId
 
 
@@ -57,6 +58,8 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "get_active_session": lambda world: {},
     "get_user_sessions": lambda world: {"limit": 1},
     "update_session": lambda world: {"session_id": world.session_id, "changes": SessionChanges(title="Renamed")},
+    "fork_session": lambda world: {"session_id": world.session_id, "at_seq": 2, "title": "Another way"},
+    "merge_sessions": lambda world: {"source_id": world.session_id, "target_id": world.second_id},
     "delete_session": lambda world: {"session_id": world.session_id},
     "add_message": lambda world: {"session_id": world.session_id, "message": _full_message()},
     "add_messages": lambda world: {"session_id": world.session_id, "new_messages": [said("one"), asking("call")]},
@@ -68,13 +71,14 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "get_session_preview": lambda world: {"session_id": world.session_id},
     "get_session_entry": lambda world: {"session_id": world.session_id, "seq": 1},
     "transaction": lambda world: {"function": _create_and_append(world)},
+    "finish_deletions": lambda world: {},
     "health": lambda world: {},
 }
 """An example call of every public method; the acting user is added where the method takes one."""
 
 GENERIC_RESULTS = {"transaction": SessionDict}
 
-WITHOUT_USER = {"get_or_create_user", "transaction", "health"}
+WITHOUT_USER = {"get_or_create_user", "transaction", "finish_deletions", "health"}
 
 METHODS = {name: member for name, member in inspect.getmembers(ChatService, callable) if not name.startswith("_")}
 
@@ -127,8 +131,8 @@ async def populate(service: ChatService) -> World:
     await service.add_messages(user_id, session_id, [_full_message(), asking("call-1"), said("last")])
     await service.add_tool_usage(user_id, session_id, _full_tool_usage())
     await service.add_tool_usage(user_id, session_id, done(tool_call_id="call-1"))
-    await new_session(service, user_id, title="Second")
-    return World(user_id, session_id, await new_user(service, "mallory"))
+    second_id = await new_session(service, user_id, title="Second")
+    return World(user_id, session_id, second_id, await new_user(service, "mallory"))
 
 
 def call(service: ChatService, name: str, world: World, **replaced: Any) -> Awaitable[Any]:
