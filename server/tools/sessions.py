@@ -163,7 +163,8 @@ async def delete_session(
     caller: Caller,
     session_id: SessionIdArgument,
     with_forks: Annotated[
-        bool, Field(description="Delete its forks as well; without it, each keeps what it has of this session.")
+        bool,
+        Field(strict=True, description="Delete its forks as well; without it, each keeps what it has of this session."),
     ] = False,
 ) -> Reply[DeletedDict]:
     """Delete a session with all its messages and tool calls, for good, and return a receipt.
