@@ -40,7 +40,12 @@ _Seen = dict[Topic, int]
 _GONE = 0
 
 _SHOWN = columns(
-    SessionDict, chat_sessions, user_id=users.c.id, session_data=type_coerce(chat_sessions.c.session_data, Text)
+    SessionDict,
+    chat_sessions,
+    user_id=users.c.id,
+    session_data=type_coerce(chat_sessions.c.session_data, Text),
+    # To be compared and not shown, so the parent's own key will do.
+    forked_from=chat_sessions.c.forked_from_key,
 )
 _SESSIONS = (
     select(*_SHOWN)

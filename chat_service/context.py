@@ -6,12 +6,12 @@ itself, as JSON, with the same counter (`chat_service.fitting`).
 
 from sqlalchemy import Connection
 
-from chat_service import history
+from chat_service import previews
 from chat_service.fitting import Entries, Fitting, Measure
 from chat_service.manifest import manifest_of
 from chat_service.provider_shapes import RENDERERS
 from chat_service.repair import kept_turn
-from chat_service.sessions import get_session
+from chat_service.sessions import Timeline, find_session
 from chat_service.tokens import TokenCounter, estimate_tokens
 from chat_service.turns import Turn
 from models.errors import Invalid
@@ -50,8 +50,9 @@ def get_context(
         raise Invalid(f"token_budget must be between {MIN_BUDGET} and {MAX_BUDGET}.")
     if shape not in RENDERERS:
         raise Invalid(f"shape must be one of {', '.join(RENDERERS)}.")
-    last = get_session(connection, user_id, session_id)["last_seq"]
-    low, entries, kept = _read(connection, session_id, last, token_budget)
+    session, timeline = find_session(connection, user_id, session_id)
+    last = session["last_seq"]
+    low, entries, kept = _read(connection, timeline, last, token_budget)
     measure = Measure(RENDERERS[shape], count_tokens)
     turns = Fitting(measure, token_budget, low, entries, kept).turns()
     window = measure.render(turns)
@@ -65,15 +66,15 @@ def get_context(
     }
 
 
-def _read(connection: Connection, session_id: SessionId, last: int, budget: int) -> tuple[int, Entries, list[Turn]]:
+def _read(connection: Connection, timeline: Timeline, last: int, budget: int) -> tuple[int, Entries, list[Turn]]:
     """Return the entries that may fit and the seq before them, and the turns of the newest summary and of the pins."""
     characters = min(max(budget * _CHARACTERS_PER_TOKEN, 4_000), _MOST_CHARACTERS)
     most = min(MAX_ENTRIES, budget // _SMALLEST_ENTRY)
-    low = history.find_start(connection, session_id, last, budget, most)
-    entries = history.read_previews(connection, session_id, low, last, characters)
-    earlier = history.read_asked_later(connection, session_id, max(0, low - _LOOK_BACK), low, characters)
-    kept = history.read_kind(connection, session_id, "summary", 1, characters)
-    kept += history.read_kind(connection, session_id, "pin", MAX_PINS, characters)
-    forms = history.read_newest_forms(connection, session_id, [message["seq"] for message in kept], characters)
+    low = previews.find_start(connection, timeline, last, budget, most)
+    entries = previews.read_previews(connection, timeline, low, last, characters)
+    earlier = previews.read_asked_later(connection, timeline, max(0, low - _LOOK_BACK), low, characters)
+    kept = previews.read_kind(connection, timeline, "summary", 1, characters)
+    kept += previews.read_kind(connection, timeline, "pin", MAX_PINS, characters)
+    forms = previews.read_newest_forms(connection, timeline, [message["seq"] for message in kept], characters)
     turns = [kept_turn(message, forms.get(message["seq"], message)) for message in kept]
     return low, [*earlier, *entries], turns

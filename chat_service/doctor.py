@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from chat_service import upkeep
 from models.database import Database
-from models.tables import chat_sessions, messages, tool_call_references, tool_usages
+from models.tables import chat_sessions, messages, tool_call_references, tool_usages, users
 
 _CHUNK = 200
 _ENOUGH_FREE = 256 * 1_048_576
@@ -31,6 +31,8 @@ _entries = union_all(
     select(messages.c.session_key, messages.c.seq, literal(1).label("is_message")),
     select(tool_usages.c.session_key, tool_usages.c.seq, literal(0).label("is_message")),
 ).subquery()
+# A fork's own entries begin after what it inherits.
+_inherited = func.coalesce(chat_sessions.c.forked_from_seq, 0)
 _CHUNK_OF_SESSIONS = (
     select(chat_sessions.c.key)
     .where(chat_sessions.c.key > bindparam("after"))
@@ -39,17 +41,23 @@ _CHUNK_OF_SESSIONS = (
 )
 _BROKEN_NUMBERING = (
     select(chat_sessions.c.id)
-    .outerjoin(_entries, _entries.c.session_key == chat_sessions.c.key)
-    .where(chat_sessions.c.key > bindparam("after"), chat_sessions.c.key <= bindparam("last"))
+    .join(users, users.c.key == chat_sessions.c.user_key)
+    .outerjoin(_entries, (_entries.c.session_key == chat_sessions.c.key) & (_entries.c.seq > _inherited))
+    .where(
+        chat_sessions.c.key > bindparam("after"),
+        chat_sessions.c.key <= bindparam("last"),
+        # What is being deleted has lost some of its entries.
+        users.c.deleted_at.is_(None),
+    )
     .group_by(chat_sessions.c.key, chat_sessions.c.id)
     .having(
-        (func.count(_entries.c.seq) != func.max(chat_sessions.c.last_seq))
-        | (func.count(_entries.c.seq.distinct()) != func.max(chat_sessions.c.last_seq))
-        | (func.coalesce(func.max(_entries.c.seq), 0) != func.max(chat_sessions.c.last_seq))
-        | (func.coalesce(func.min(_entries.c.seq), 1) != 1)
+        (func.count(_entries.c.seq) != func.max(chat_sessions.c.last_seq - _inherited))
+        | (func.count(_entries.c.seq.distinct()) != func.max(chat_sessions.c.last_seq - _inherited))
+        | (func.coalesce(func.max(_entries.c.seq), func.max(_inherited)) != func.max(chat_sessions.c.last_seq))
+        | (func.coalesce(func.min(_entries.c.seq), func.max(_inherited) + 1) != func.max(_inherited) + 1)
         | (func.coalesce(func.sum(_entries.c.is_message), 0) != func.max(chat_sessions.c.message_count))
         | (
-            func.max(chat_sessions.c.last_seq)
+            func.max(chat_sessions.c.last_seq - _inherited)
             != func.max(chat_sessions.c.message_count + chat_sessions.c.tool_usage_count)
         )
     )

@@ -4,14 +4,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, String, bindparam, cast, select, update
+from typing_extensions import TypedDict
 
+from chat_service.lineage import (
+    LINEAGE,
+    PAGE_SIZE,
+    Statements,
+    inherited,
+    last_inherited,
+    read_entries,
+    within,
+)
 from chat_service.paging import END, check_limit, check_seq
-from chat_service.sessions import ACTING_USER, OWNED, check_ids, digest_of, get_key
+from chat_service.sessions import ACTING_USER, OWNED, Timeline, check_ids, digest_of, get_timeline
 from chat_service.timeline import Keyed, claim, find_replay
 from chat_service.tokens import count_message
 from chat_service.work import Work
 from models.errors import Invalid
-from models.ids import SessionId, UserId
+from models.ids import SessionId, UserId, entry_id
 from models.inputs import NewMessage, ToolCallPart
 from models.prepared import Prepared, prepared_insert
 from models.rows import all_rows, columns
@@ -19,6 +29,11 @@ from models.shapes import MessageDict, MessagePageDict
 from models.tables import PublicId, chat_sessions, messages, tool_call_references, tool_usages
 
 SESSION = bindparam("session_id", type_=PublicId)
+
+
+class _Seq(TypedDict):
+    seq: int
+
 
 MESSAGE_COLUMNS = columns(
     MessageDict,
@@ -28,21 +43,37 @@ MESSAGE_COLUMNS = columns(
     user_id=ACTING_USER,
     message_type=messages.c.role,
 )
+INHERITED_MESSAGE_COLUMNS = columns(
+    MessageDict,
+    messages,
+    id=cast(messages.c.seq, String),
+    session_id=LINEAGE.c.session_id,
+    user_id=ACTING_USER,
+    message_type=messages.c.role,
+)
 _BY_SEQ = (
     select(*MESSAGE_COLUMNS)
     .join(chat_sessions, chat_sessions.c.key == messages.c.session_key)
     .where(OWNED, messages.c.seq.in_(bindparam("seqs", expanding=True)))
 )
-_EXISTS = Prepared(
-    select(messages.c.key).where(messages.c.session_key == bindparam("session_key"), messages.c.seq == bindparam("seq"))
+_SEQS = Statements(
+    select(*columns(_Seq, messages)).where(within(messages)),
+    select(*columns(_Seq, messages)).select_from(inherited(messages)),
 )
-_PAGE = (
-    select(*MESSAGE_COLUMNS)
-    .where(messages.c.session_key == bindparam("session_key"))
-    .limit(bindparam("page_size", type_=messages.c.seq.type))
+_LAST = Statements(
+    select(*MESSAGE_COLUMNS).where(within(messages)).order_by(messages.c.seq.desc()).limit(PAGE_SIZE),
+    select(*INHERITED_MESSAGE_COLUMNS)
+    .select_from(last_inherited(messages))
+    .order_by(messages.c.seq.desc())
+    .limit(PAGE_SIZE),
 )
-_PAGE_BEFORE = Prepared(_PAGE.where(messages.c.seq < bindparam("edge")).order_by(messages.c.seq.desc()))
-_PAGE_AFTER = Prepared(_PAGE.where(messages.c.seq > bindparam("edge")).order_by(messages.c.seq))
+_FIRST = Statements(
+    select(*MESSAGE_COLUMNS).where(within(messages)).order_by(messages.c.seq).limit(PAGE_SIZE),
+    select(*INHERITED_MESSAGE_COLUMNS)
+    .select_from(last_inherited(messages, forward=True))
+    .order_by(messages.c.seq)
+    .limit(PAGE_SIZE),
+)
 _INSERT = prepared_insert(messages, leaving_out="key")
 _INSERT_REFERENCE = prepared_insert(tool_call_references)
 _JOIN_USAGES = Prepared(
@@ -51,14 +82,10 @@ _JOIN_USAGES = Prepared(
         tool_usages.c.session_key == bindparam("of_session"),
         tool_usages.c.tool_call_id == bindparam("of_call"),
         tool_usages.c.message_seq.is_(None),
+        tool_usages.c.seq > bindparam("inherited"),
     )
     .values(message_seq=bindparam("asked_by"))
 )
-
-
-def entry_id(session_id: SessionId, seq: int) -> str:
-    """Return the public id of an entry, which is made of its session and seq."""
-    return f"{session_id}:{seq}"
 
 
 def entry_parameters(user_id: UserId, session_id: SessionId) -> dict[str, str]:
@@ -90,17 +117,17 @@ def add(
         edited = message.replaces_seq
         if edited is not None and not is_message(work.connection, user_id, session_id, edited):
             raise Invalid("replaces_seq is not the seq of an earlier message of this session.")
-    session_key, first_seq = claim(work, user_id, session_id, new_messages=len(new_messages), expected_seq=expected_seq)
+    timeline, first_seq = claim(work, user_id, session_id, new_messages=len(new_messages), expected_seq=expected_seq)
     rows: list[dict[str, Any]] = []
     for seq, (message, key) in enumerate(zip(new_messages, keyed, strict=True), start=first_seq):
-        row = _row(message, key.digest, session_key, seq, work.now)
+        row = _row(message, key.digest, timeline.session_key, seq, work.now)
         if message.token_count is None:
             row["token_count"] = count_message(work.limits.count_tokens, message)
         rows.append(row)
     _INSERT.run(work.connection, *rows)
     for row, message in zip(rows, new_messages, strict=True):
         if message.parts:
-            _join_tool_usages(work.connection, session_key, row["seq"], message)
+            _join_tool_usages(work.connection, timeline, row["seq"], message)
     return [_shape(row, user_id, session_id) for row in rows]
 
 
@@ -120,10 +147,10 @@ def get_page(
     check_limit(limit)
     check_one_edge(before_seq, after_seq)
     parameters: dict[str, Any] = entry_parameters(user_id, session_id)
-    parameters |= {"session_key": get_key(connection, user_id, session_id), "page_size": limit + 1}
+    timeline = get_timeline(connection, user_id, session_id)
     forward = after_seq is not None
-    parameters["edge"] = after_seq if forward else before_seq or END
-    found = all_rows(connection, MessageDict, _PAGE_AFTER if forward else _PAGE_BEFORE, parameters)
+    parameters |= {"page_size": limit + 1, "low": after_seq or 0, "high": (before_seq or END) - 1}
+    found = read_entries(connection, MessageDict, _FIRST if forward else _LAST, timeline, parameters)
     more = len(found) > limit
     page = found[:limit] if forward else found[:limit][::-1]
     first, last = (page[0]["seq"], page[-1]["seq"]) if page else (None, None)
@@ -136,8 +163,8 @@ def get_page(
 
 def is_message(connection: Connection, user_id: UserId, session_id: SessionId, seq: int) -> bool:
     """Tell whether the session has a message of this seq; raises NotFound where there is no such session."""
-    session_key = get_key(connection, user_id, session_id)
-    return _EXISTS.first(connection, {"session_key": session_key, "seq": seq}) is not None
+    timeline = get_timeline(connection, user_id, session_id)
+    return bool(read_entries(connection, _Seq, _SEQS, timeline, {"low": seq - 1, "high": seq}))
 
 
 def check_one_edge(before_seq: int | None, after_seq: int | None) -> None:
@@ -200,9 +227,12 @@ def _shape(row: dict[str, Any], user_id: UserId, session_id: SessionId) -> Messa
     }
 
 
-def _join_tool_usages(connection: Connection, session_key: int, seq: int, message: NewMessage) -> None:
+def _join_tool_usages(connection: Connection, timeline: Timeline, seq: int, message: NewMessage) -> None:
+    # What a fork inherits stays as it was: only its own records are joined.
+    session_key, own_after = timeline
     calls = dict.fromkeys(part.id for part in message.parts or () if isinstance(part, ToolCallPart))
     for call in calls:
         reference = {"session_key": session_key, "tool_call_id": call, "message_seq": seq}
         _INSERT_REFERENCE.run(connection, reference)
-        _JOIN_USAGES.run(connection, {"of_session": session_key, "of_call": call, "asked_by": seq})
+        joined = {"of_session": session_key, "of_call": call, "asked_by": seq, "inherited": own_after}
+        _JOIN_USAGES.run(connection, joined)

@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from chat_service import context, history, messages, sessions, tool_usage, users
+from chat_service import context, deletions, forks, history, merges, messages, sessions, tool_usage, users
 from chat_service.changes import Changes
 from chat_service.events import Event, Events
 from chat_service.limits import MAX_WAIT_SECONDS, Limits
@@ -49,6 +49,8 @@ from models.shapes import (
     UserDict,
 )
 
+_BREATH_SECONDS = 0.02
+
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
@@ -83,7 +85,7 @@ class ChatService:
 
     async def delete_user(self, user_id: UserId) -> DeletedDict:
         """Delete the acting user with all their sessions, and return the receipt."""
-        return await self._write(users.delete_user, user_id)
+        return await self._write(deletions.delete_user, user_id)
 
     # Sessions
 
@@ -122,9 +124,22 @@ class ChatService:
         """Change what is given of the session and return it."""
         return await self._write(sessions.update_session, user_id, session_id, changes)
 
-    async def delete_session(self, user_id: UserId, session_id: SessionId) -> DeletedDict:
-        """Delete the session with all its entries, and return the receipt."""
-        return await self._write(sessions.delete_session, user_id, session_id)
+    async def fork_session(
+        self, user_id: UserId, session_id: SessionId, at_seq: int | None = None, title: str | None = None
+    ) -> SessionDict:
+        """Create a session whose timeline goes on after `at_seq` of this one, by default its end, and return it."""
+        return await self._write(forks.fork_session, user_id, session_id, at_seq, title)
+
+    async def merge_sessions(self, user_id: UserId, source_id: SessionId, target_id: SessionId) -> SessionDict:
+        """Move all entries of the source to the end of the target, and return the target."""
+        return await self._write(merges.merge_sessions, user_id, source_id, target_id)
+
+    async def delete_session(self, user_id: UserId, session_id: SessionId, *, with_forks: bool = False) -> DeletedDict:
+        """Delete the session with all its entries, with its forks where asked, and return the receipt.
+
+        It is gone from every answer at once. What a long one leaves behind is removed by `finish_deletions`.
+        """
+        return await self._write(deletions.delete_session, user_id, session_id, with_forks=with_forks)
 
     # Messages
 
@@ -267,6 +282,18 @@ class ChatService:
 
         result, _ = await self._database.write(unit, self._tell)
         return result
+
+    async def finish_deletions(self) -> None:
+        """Remove what long deletions have left, also those of a process that has ended since, in many short steps.
+
+        Others write in between. Whoever opens the database calls it, and again after a deletion; it may be cancelled,
+        and several may be at it at once.
+        """
+        is_left = await self._read(deletions.is_anything_left)
+        while is_left:
+            is_left = await self._write(deletions.finish_some)
+            # A moment in which another process, too, finds the lock free.
+            await asyncio.sleep(_BREATH_SECONDS)
 
     async def health(self) -> HealthDict:
         """Tell how the database is kept; raises Unavailable where it cannot be read."""

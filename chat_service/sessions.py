@@ -1,6 +1,7 @@
 """Chat sessions: created, found, listed, changed, deleted, each for its owner alone."""
 
 import hashlib
+from typing import NamedTuple
 
 from pydantic import BaseModel
 from sqlalchemy import (
@@ -8,7 +9,7 @@ from sqlalchemy import (
     Connection,
     and_,
     bindparam,
-    delete,
+    case,
     func,
     insert,
     or_,
@@ -25,8 +26,8 @@ from models.errors import Conflict, Invalid, NotFound
 from models.ids import SessionId, UserId, ids_beginning, is_id, new_id
 from models.inputs import NewSession, SessionChanges, SessionStatus
 from models.prepared import Prepared
-from models.rows import columns, one_row, page_rows
-from models.shapes import ActiveSessionDict, DeletedDict, SessionDict, SessionPageDict
+from models.rows import columns, one_row, one_row_after, page_rows
+from models.shapes import ActiveSessionDict, SessionDict, SessionPageDict
 from models.tables import PublicId, chat_sessions
 from models.text import to_canonical_json
 
@@ -34,12 +35,35 @@ OWNED = and_(chat_sessions.c.id == bindparam("session_id"), chat_sessions.c.user
 """The one place where ownership is decided: this session, if the acting user's; parameters session_id, user_id."""
 
 ACTING_USER = bindparam("user_id", type_=PublicId)
-_COLUMNS = columns(SessionDict, chat_sessions, user_id=ACTING_USER)
-_GET = Prepared(select(*_COLUMNS).where(OWNED))
-_GET_KEY = Prepared(select(chat_sessions.c.key).where(OWNED))
+_parents = chat_sessions.alias("parents")
+# A parent that is being deleted has another owner, and is not named any more.
+_WITH_PARENT = chat_sessions.outerjoin(
+    _parents,
+    and_(_parents.c.key == chat_sessions.c.forked_from_key, _parents.c.user_key == chat_sessions.c.user_key),
+)
+_COLUMNS = columns(
+    SessionDict,
+    chat_sessions,
+    user_id=ACTING_USER,
+    forked_from=_parents.c.id,
+    forked_from_seq=case((_parents.c.key.is_not(None), chat_sessions.c.forked_from_seq)),
+)
+_TIMELINE = (chat_sessions.c.key, func.coalesce(chat_sessions.c.forked_from_seq, 0))
+_GET = Prepared(select(*_TIMELINE, *_COLUMNS).select_from(_WITH_PARENT).where(OWNED))
+_GET_TIMELINE = Prepared(select(*_TIMELINE).where(OWNED))
 _BY_IDEMPOTENCY_KEY = select(chat_sessions.c.digest, chat_sessions.c.id).where(
     chat_sessions.c.user_key == USER_KEY, chat_sessions.c.idempotency_key == bindparam("idempotency_key")
 )
+
+
+class Timeline(NamedTuple):
+    """Where a session's entries are: under its own key, but for the first ones that it inherits, 0 where it is no fork.
+
+    Rooms that read entries take it from `get_timeline`, which has seen that the session is the acting user's.
+    """
+
+    session_key: int
+    inherited: int
 
 
 def digest_of(value: BaseModel) -> bytes:
@@ -48,34 +72,40 @@ def digest_of(value: BaseModel) -> bytes:
     return hashlib.blake2b(to_canonical_json(said).encode(), digest_size=16).digest()
 
 
-def check_ids(user_id: UserId, session_id: SessionId) -> dict[str, str]:
-    """Return both ids as the parameters of `OWNED`; raises Invalid where one cannot be an id."""
+def check_ids(user_id: UserId, session_id: SessionId, name: str = "session_id") -> dict[str, str]:
+    """Return both ids as the parameters of `OWNED`; raises Invalid, with the argument's name, where one is no id."""
     check_user_id(user_id)
     if not is_id(session_id):
-        raise Invalid("session_id is not a session's id: use the id that start_session or list_sessions gave.")
+        raise Invalid(f"{name} is not a session's id: use the id that start_session or list_sessions gave.")
     return {"user_id": user_id, "session_id": session_id}
 
 
-def not_found() -> NotFound:
+def not_found(name: str = "session_id") -> NotFound:
     """Return the one answer for a session that does not exist and one that is not yours."""
-    return NotFound("You have no session with this session_id: list_sessions shows those you have.")
+    return NotFound(f"You have no session with this {name}: list_sessions shows those you have.")
 
 
 def get_session(connection: Connection, user_id: UserId, session_id: SessionId) -> SessionDict:
     """Return the session; raises NotFound."""
-    session = one_row(connection, SessionDict, _GET, check_ids(user_id, session_id))
-    if session is None:
-        raise not_found()
-    return session
+    return find_session(connection, user_id, session_id)[0]
 
 
-def get_key(connection: Connection, user_id: UserId, session_id: SessionId) -> int:
-    """Return the integer key of an owned session; raises NotFound."""
-    found = _GET_KEY.first(connection, check_ids(user_id, session_id))
+def find_session(
+    connection: Connection, user_id: UserId, session_id: SessionId, name: str = "session_id"
+) -> tuple[SessionDict, Timeline]:
+    """Return the session and where its entries are; raises NotFound, and names the argument."""
+    found = one_row_after(connection, SessionDict, _GET, check_ids(user_id, session_id, name), len(_TIMELINE))
     if found is None:
+        raise not_found(name)
+    return found[1], Timeline(*found[0])
+
+
+def get_timeline(connection: Connection, user_id: UserId, session_id: SessionId) -> Timeline:
+    """Return where the entries of an owned session are; raises NotFound."""
+    row = _GET_TIMELINE.first(connection, check_ids(user_id, session_id))
+    if row is None:
         raise not_found()
-    key: int = found[0]
-    return key
+    return Timeline(*row)
 
 
 def create(work: Work, user_id: UserId, new_session: NewSession) -> SessionDict:
@@ -113,7 +143,7 @@ def create(work: Work, user_id: UserId, new_session: NewSession) -> SessionDict:
 def get_active(
     connection: Connection, user_id: UserId, client: str | None = None, workspace: str | None = None
 ) -> ActiveSessionDict:
-    """Return the active session with the newest append, and how many other active ones there are.
+    """Return the active session with the newest append, and how many other active ones there are; raises NotFound.
 
     `client` keeps to sessions of one client, `workspace` to those whose session_data names it as `workspace`. A session
     without entries counts from its creation.
@@ -127,6 +157,7 @@ def get_active(
         mine.append(type_coerce(chat_sessions.c.session_data, JSON)["workspace"].as_string() == workspace)
     newest = (
         select(*_COLUMNS)
+        .select_from(_WITH_PARENT)
         .where(*mine)
         .order_by(
             func.coalesce(chat_sessions.c.last_append_at, chat_sessions.c.created_at).desc(), chat_sessions.c.key.desc()
@@ -134,6 +165,8 @@ def get_active(
         .limit(1)
     )
     session = one_row(connection, SessionDict, newest, {"user_id": user_id})
+    if session is None:
+        get_user_key(connection, user_id)
     active = connection.execute(select(func.count()).select_from(chat_sessions).where(*mine), {"user_id": user_id})
     return {"session": session, "other_active": max(0, active.scalar_one() - 1)}
 
@@ -146,7 +179,10 @@ def list_sessions(
     limit: int = 20,
     cursor: str | None = None,
 ) -> SessionPageDict:
-    """Return a page of sessions, the last created first; `query` keeps to titles that contain it."""
+    """Return a page of sessions, the last created first; `query` keeps to titles that contain it.
+
+    Raises NotFound where there is no such user.
+    """
     check_user_id(user_id)
     check_limit(limit)
     check_filters(query=query)
@@ -154,6 +190,7 @@ def list_sessions(
     before = read_cursor(cursor, *of)
     page = (
         select(chat_sessions.c.key, *_COLUMNS)
+        .select_from(_WITH_PARENT)
         .order_by(chat_sessions.c.key.desc())
         .where(chat_sessions.c.user_key == USER_KEY)
     )
@@ -164,6 +201,8 @@ def list_sessions(
     if before is not None:
         page = page.where(chat_sessions.c.key < before)
     sessions, last = page_rows(connection, SessionDict, page, limit, {"user_id": user_id})
+    if not sessions:
+        get_user_key(connection, user_id)
     return {"sessions": sessions, "next_cursor": None if last is None else make_cursor(last, *of)}
 
 
@@ -182,22 +221,27 @@ def find_sessions(
         found = or_(found, chat_sessions.c.id.between(*ids))
     page = (
         select(chat_sessions.c.key, *_COLUMNS)
+        .select_from(_WITH_PARENT)
         .where(chat_sessions.c.user_key == USER_KEY, found)
         .order_by(chat_sessions.c.key.desc())
     )
     if before is not None:
         page = page.where(chat_sessions.c.key < before)
     sessions, last = page_rows(connection, SessionDict, page, limit, {"user_id": user_id})
+    if not sessions:
+        get_user_key(connection, user_id)
     return {"sessions": sessions, "next_cursor": None if last is None else make_cursor(last, *of)}
 
 
 def update_session(work: Work, user_id: UserId, session_id: SessionId, changes: SessionChanges) -> SessionDict:
-    """Change what is given and return the session; raises NotFound."""
+    """Change what is given and return the session; raises NotFound, and Conflict where a merged one is to be active."""
     work.limits.check_metadata("metadata", changes.session_data)
-    get_key(work.connection, user_id, session_id)
+    session = get_session(work.connection, user_id, session_id)
     values = changes.model_dump(exclude_unset=True)
     if "status" in values and values["status"] is None:
         raise Invalid("status cannot be cleared: it is active or archived.")
+    if values.get("status") == "active":
+        refuse_merged(session)
     if values:
         parameters = check_ids(user_id, session_id)
         work.connection.execute(update(chat_sessions).where(OWNED).values(values), parameters)
@@ -205,17 +249,10 @@ def update_session(work: Work, user_id: UserId, session_id: SessionId, changes: 
     return get_session(work.connection, user_id, session_id)
 
 
-def delete_session(work: Work, user_id: UserId, session_id: SessionId) -> DeletedDict:
-    """Delete the session with all its entries, and return the receipt; raises NotFound."""
-    session = get_session(work.connection, user_id, session_id)
-    work.connection.execute(delete(chat_sessions).where(OWNED), check_ids(user_id, session_id))
-    work.tell(Event(user_id, session_id, "deleted"))
-    return {
-        "deleted": session_id,
-        "sessions": 1,
-        "messages": session["message_count"],
-        "tool_usages": session["tool_usage_count"],
-    }
+def refuse_merged(session: SessionDict) -> None:
+    """Raise Conflict, naming the other, where a session's entries have gone to another session."""
+    if session["merged_into"] is not None:
+        raise Conflict(f"The session was merged into {session['merged_into']}: use that one, it has all entries.")
 
 
 def _refuse_known_source(connection: Connection, user_id: UserId, new_session: NewSession) -> None:

@@ -2,17 +2,18 @@
 
 Messages and tool usage share a gapless counter, given out inside the write transaction. The order inside an append is:
 look up the idempotency keys, then check `expected_seq`, then give out seq; so a replay burns no seq, and is not refused
-for an `expected_seq` that has become stale meanwhile.
+for an `expected_seq` that has become stale meanwhile. A fork goes on numbering after its fork point; idempotency keys
+are each session's own, so that what its parent was given under a key may be said in the fork once more.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, null, or_, select, union_all, update
+from sqlalchemy import Connection, bindparam, func, null, or_, select, union_all, update
 
 from chat_service.events import Event
 from chat_service.paging import check_seq
-from chat_service.sessions import OWNED, check_ids, get_session
+from chat_service.sessions import OWNED, Timeline, check_ids, get_session, refuse_merged
 from chat_service.work import Work
 from models.errors import Conflict
 from models.ids import SessionId, UserId
@@ -32,7 +33,7 @@ _CLAIM = Prepared(
         tool_usage_count=chat_sessions.c.tool_usage_count + bindparam("new_tool_usages"),
         last_append_at=bindparam("now"),
     )
-    .returning(chat_sessions.c.key, chat_sessions.c.last_seq)
+    .returning(chat_sessions.c.key, func.coalesce(chat_sessions.c.forked_from_seq, 0), chat_sessions.c.last_seq)
 )
 
 _APPENDED = union_all(
@@ -48,7 +49,7 @@ _APPENDED = union_all(
 class Claim(NamedTuple):
     """Numbers that were given out: `first_seq` and those after it."""
 
-    session_key: int
+    timeline: Timeline
     first_seq: int
 
 
@@ -104,12 +105,13 @@ def claim(
     claimed = _CLAIM.first(work.connection, parameters)
     if claimed is None:
         session = get_session(work.connection, user_id, session_id)
+        refuse_merged(session)
         if session["status"] != "active":
             raise Conflict("The session is archived: set its status to active with update_session, then append.")
         raise Conflict(
             f"expected_seq is {expected_seq}, but the session's last entry is {session['last_seq']}: "
             "read on with after_seq, then append."
         )
-    session_key, last_seq = claimed
+    session_key, inherited, last_seq = claimed
     work.tell(Event(user_id, session_id, "appended", last_seq))
-    return Claim(session_key, last_seq - new_entries + 1)
+    return Claim(Timeline(session_key, inherited), last_seq - new_entries + 1)

@@ -2,19 +2,29 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, String, bindparam, case, cast, func, select
+from sqlalchemy import ColumnElement, Connection, String, bindparam, case, cast, func, select
+from typing_extensions import TypedDict
 
-from chat_service.messages import SESSION, entry_id, entry_parameters, is_message
-from chat_service.paging import check_filters, check_limit, make_cursor, read_cursor
-from chat_service.sessions import ACTING_USER, OWNED, digest_of, get_key
+from chat_service.lineage import (
+    LINEAGE,
+    Statements,
+    inherited,
+    known_here,
+    last_inherited,
+    read_entries,
+    within,
+)
+from chat_service.messages import SESSION, entry_parameters, is_message
+from chat_service.paging import END, check_filters, check_limit, make_cursor, read_cursor
+from chat_service.sessions import ACTING_USER, OWNED, digest_of, get_timeline
 from chat_service.timeline import Keyed, claim, find_replay
 from chat_service.tokens import count_tool_usage
-from chat_service.users import USER_KEY, check_user_id
+from chat_service.users import USER_KEY, check_user_id, get_user_key
 from chat_service.work import Work
 from models.errors import Invalid
-from models.ids import SessionId, UserId, to_timestamp
+from models.ids import SessionId, UserId, entry_id, to_timestamp
 from models.inputs import NewToolUsage, ToolStatus
-from models.prepared import Prepared, prepared_insert
+from models.prepared import prepared_insert
 from models.rows import all_rows, columns, page_rows
 from models.shapes import ToolSummaryDict, ToolTotalDict, ToolUsageDict, ToolUsagePageDict
 from models.tables import chat_sessions, tool_call_references, tool_usages
@@ -26,16 +36,31 @@ TOOL_USAGE_COLUMNS = columns(
     session_id=SESSION,
     user_id=ACTING_USER,
 )
+INHERITED_TOOL_USAGE_COLUMNS = columns(
+    ToolUsageDict,
+    tool_usages,
+    id=cast(tool_usages.c.seq, String),
+    session_id=LINEAGE.c.session_id,
+    user_id=ACTING_USER,
+    message_seq=known_here(tool_usages.c.message_seq),
+)
 _BY_SEQ = (
     select(*TOOL_USAGE_COLUMNS)
     .join(chat_sessions, chat_sessions.c.key == tool_usages.c.session_key)
     .where(OWNED, tool_usages.c.seq == bindparam("seq"))
 )
-_ASKED_BY = Prepared(
-    select(func.max(tool_call_references.c.message_seq)).where(
-        tool_call_references.c.session_key == bindparam("session_key"),
-        tool_call_references.c.tool_call_id == bindparam("tool_call_id"),
-    )
+
+
+class _AskedBy(TypedDict):
+    message_seq: int | None
+
+
+_asking = select(func.max(tool_call_references.c.message_seq)).where(
+    tool_call_references.c.tool_call_id == bindparam("tool_call_id")
+)
+_ASKED_BY = Statements(
+    _asking.where(within(tool_call_references, "message_seq")),
+    _asking.select_from(inherited(tool_call_references, "message_seq")),
 )
 _INSERT = prepared_insert(tool_usages, leaving_out="key")
 
@@ -64,10 +89,10 @@ def add(
     message_seq = usage.message_seq
     if message_seq is not None and not is_message(work.connection, user_id, session_id, message_seq):
         raise Invalid("message_seq is not the seq of an earlier message of this session.")
-    session_key, seq = claim(work, user_id, session_id, new_tool_usages=1, expected_seq=expected_seq)
+    timeline, seq = claim(work, user_id, session_id, new_tool_usages=1, expected_seq=expected_seq)
     if message_seq is None and usage.tool_call_id is not None:
-        asked_by = {"session_key": session_key, "tool_call_id": usage.tool_call_id}
-        ((message_seq,),) = _ASKED_BY.rows(work.connection, asked_by)
+        asked_by = {"tool_call_id": usage.tool_call_id, "low": 0, "high": seq}
+        message_seq = read_entries(work.connection, _AskedBy, _ASKED_BY, timeline, asked_by)[0]["message_seq"]
     record: ToolUsageDict = {
         "id": entry_id(session_id, seq),
         "session_id": session_id,
@@ -87,7 +112,7 @@ def add(
         "token_count": count_tool_usage(work.limits.count_tokens, usage),
         "created_at": work.now,
     }
-    inside: dict[str, Any] = {"session_key": session_key, "idempotency_key": keyed.idempotency_key}
+    inside: dict[str, Any] = {"session_key": timeline.session_key, "idempotency_key": keyed.idempotency_key}
     row = {name: value for name, value in record.items() if name in tool_usages.c} | inside | {"digest": keyed.digest}
     _INSERT.run(work.connection, row)
     return record
@@ -107,6 +132,7 @@ def list_tool_usage(
     check_filters(tool_name=tool_name)
     of = ("tool_usages", user_id, session_id, tool_name, status)
     before = read_cursor(cursor, *of)
+    filters = _filters(tool_name, status)
     if session_id is None:
         check_user_id(user_id)
         parameters: dict[str, Any] = {"user_id": user_id}
@@ -119,23 +145,25 @@ def list_tool_usage(
             user_id=ACTING_USER,
         )
         page = select(newest, *shape).join(chat_sessions, chat_sessions.c.key == tool_usages.c.session_key)
-        page = page.where(chat_sessions.c.user_key == USER_KEY)
+        page = page.where(chat_sessions.c.user_key == USER_KEY, *_equal(filters))
+        if before is not None:
+            page = page.where(newest < before)
     else:
-        parameters = entry_parameters(user_id, session_id)
+        timeline = get_timeline(connection, user_id, session_id)
+        window = {"session_key": timeline.session_key, "low": 0, "high": (before or END) - 1}
+        parameters = entry_parameters(user_id, session_id) | window | {"page_size": limit + 1}
         newest = tool_usages.c.seq
-        page = select(newest, *TOOL_USAGE_COLUMNS)
-        page = page.where(tool_usages.c.session_key == get_key(connection, user_id, session_id))
-    if tool_name is not None:
-        page = page.where(tool_usages.c.tool_name == tool_name)
-    if status is not None:
-        page = page.where(tool_usages.c.status == status)
-    if before is not None:
-        page = page.where(newest < before)
+        page = (
+            select(newest, *INHERITED_TOOL_USAGE_COLUMNS).select_from(last_inherited(tool_usages, filters=filters))
+            if timeline.inherited
+            else select(newest, *TOOL_USAGE_COLUMNS).where(within(tool_usages), *_equal(filters))
+        )
     records, last = page_rows(connection, ToolUsageDict, page.order_by(newest.desc()), limit, parameters)
-    if session_id is None:
+    if not records and session_id is None:
+        get_user_key(connection, user_id)
+    for record in records:
         # The public form of a session's id is made outside the database.
-        for record in records:
-            record["id"] = entry_id(SessionId(record["session_id"]), record["seq"])
+        record["id"] = entry_id(record["session_id"], record["seq"])
     return {"tool_usages": records, "next_cursor": None if last is None else make_cursor(last, *of)}
 
 
@@ -152,21 +180,30 @@ def summarize(
     errors = func.coalesce(func.sum(case((tool_usages.c.status == "error", 1), else_=0)), 0)
     duration = func.coalesce(func.sum(tool_usages.c.duration_ms), 0.0)
     found = select().select_from(tool_usages)
+    parameters: dict[str, Any] = {"user_id": user_id}
     if session_id is None:
         check_user_id(user_id)
         joined = chat_sessions.c.key == tool_usages.c.session_key
         found = found.join(chat_sessions, joined).where(chat_sessions.c.user_key == USER_KEY)
     else:
-        found = found.where(tool_usages.c.session_key == get_key(connection, user_id, session_id))
-    if tool_name is not None:
-        found = found.where(tool_usages.c.tool_name == tool_name)
-    if status is not None:
-        found = found.where(tool_usages.c.status == status)
-    parameters = {"user_id": user_id}
+        timeline = get_timeline(connection, user_id, session_id)
+        parameters |= {"session_key": timeline.session_key, "low": 0, "high": END}
+        found = found.select_from(inherited(tool_usages)) if timeline.inherited else found.where(within(tool_usages))
+    found = found.where(*_equal(_filters(tool_name, status)))
     shape = columns(ToolTotalDict, tool_usages, calls=calls, errors=errors, total_duration_ms=duration)
     by_tool = found.with_only_columns(*shape).group_by(tool_usages.c.tool_name)
     by_tool = by_tool.order_by(calls.desc(), tool_usages.c.tool_name).limit(MAX_TOTALS)
     totals = found.with_only_columns(calls, errors, func.count(tool_usages.c.tool_name.distinct()))
     tools = all_rows(connection, ToolTotalDict, by_tool, parameters)
     all_calls, all_errors, names = connection.execute(totals, parameters).one()
+    if not all_calls and session_id is None:
+        get_user_key(connection, user_id)
     return {"calls": all_calls, "errors": all_errors, "tools": tools, "left_out": names - len(tools)}
+
+
+def _filters(tool_name: str | None, status: ToolStatus | None) -> dict[str, str]:
+    return {name: value for name, value in (("tool_name", tool_name), ("status", status)) if value is not None}
+
+
+def _equal(filters: dict[str, str]) -> list[ColumnElement[bool]]:
+    return [tool_usages.c[name] == value for name, value in filters.items()]

@@ -1,24 +1,21 @@
 """Users: found or created at the door, and nobody sees another."""
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from chat_service.events import Event
 from chat_service.work import Work
 from models.errors import Conflict, Invalid, NotFound
-from models.ids import SessionId, UserId, is_id, new_id
+from models.ids import UserId, is_id, new_id
 from models.inputs import NewUser, UserChanges
 from models.rows import columns, one_row
-from models.shapes import DeletedDict, UserDict
-from models.tables import chat_sessions, users
+from models.shapes import UserDict
+from models.tables import users
 
 _BY_ID = select(*columns(UserDict, users)).where(users.c.id == bindparam("user_id"))
 _KEY_BY_ID = select(users.c.key).where(users.c.id == bindparam("user_id"))
 
 USER_KEY = _KEY_BY_ID.scalar_subquery()
 """The acting user's integer key; `user_id` is a parameter of every statement that holds it."""
-
-_SESSIONS_OF = select(chat_sessions.c.id).where(chat_sessions.c.user_key == USER_KEY)
 
 
 def check_user_id(user_id: UserId) -> None:
@@ -75,21 +72,6 @@ def update_user(work: Work, user_id: UserId, changes: UserChanges) -> UserDict:
     if values:
         work.connection.execute(update(users).where(users.c.id == user_id).values(values))
     return get(work.connection, user_id)
-
-
-def delete_user(work: Work, user_id: UserId) -> DeletedDict:
-    """Delete the user and everything of theirs, and return the receipt; raises NotFound."""
-    get(work.connection, user_id)
-    totals = select(
-        func.count(),
-        func.coalesce(func.sum(chat_sessions.c.message_count), 0),
-        func.coalesce(func.sum(chat_sessions.c.tool_usage_count), 0),
-    ).where(chat_sessions.c.user_key == USER_KEY)
-    sessions, messages, tool_usages = work.connection.execute(totals, {"user_id": user_id}).one()
-    for session_id in work.connection.execute(_SESSIONS_OF, {"user_id": user_id}).scalars():
-        work.tell(Event(user_id, SessionId(session_id), "deleted"))
-    work.connection.execute(delete(users).where(users.c.id == user_id))
-    return {"deleted": user_id, "sessions": sessions, "messages": messages, "tool_usages": tool_usages}
 
 
 def _not_found() -> NotFound:

@@ -122,6 +122,10 @@ def _commands(app: typer.Typer, prefix: str = "") -> Iterator[tuple[str, list[st
         yield f"{prefix}{name}", arguments, inspect.getdoc(callback) or ""
     for group in app.registered_groups:
         assert group.typer_instance is not None, "a group has commands"  # noqa: S101
+        top = group.typer_instance.registered_callback
+        if top is not None and top.callback is not None:
+            # What the group does without a command.
+            yield f"{prefix}{group.name}", [], inspect.getdoc(top.callback) or ""
         yield from _commands(group.typer_instance, f"{prefix}{group.name} ")
 
 

@@ -50,6 +50,11 @@ def ids_beginning(text: str) -> tuple[str, str] | None:
     return (first, last) if is_id(first) and is_id(last) else None
 
 
+def entry_id(session_id: str, seq: int) -> str:
+    """Return the public id of an entry, which is made of its session and seq."""
+    return f"{session_id}:{seq}"
+
+
 def utc_now() -> str:
     """Read the clock."""
     return to_timestamp(datetime.now(UTC))

@@ -10,8 +10,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from models.text import check_json, check_text
 
+MAX_LINE = 512
+"""Characters of a title or another text of one line."""
+
 Text = Annotated[str, AfterValidator(check_text)]
-Line = Annotated[str, StringConstraints(min_length=1, max_length=512), AfterValidator(check_text)]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LINE), AfterValidator(check_text)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(check_text)]
 IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(check_text)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(check_json)]

@@ -43,6 +43,14 @@ def one_row(
     return rows[0] if rows else None
 
 
+def one_row_after(
+    connection: Connection, shape: type[Shape], query: Prepared, parameters: Mapping[str, Any], before: int
+) -> tuple[Sequence[Any], Shape] | None:
+    """Run a query of one row at most, and return its first columns, so many, and the rest as a dict; or None."""
+    row = query.first(connection, parameters)
+    return None if row is None else (row[:before], _dicts(shape, [row[before:]])[0])
+
+
 def page_rows(
     connection: Connection, shape: type[Shape], query: Select[Any], limit: int, parameters: Mapping[str, Any]
 ) -> tuple[list[Shape], int | None]:

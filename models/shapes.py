@@ -23,7 +23,11 @@ class UserDict(TypedDict):
 
 
 class SessionDict(TypedDict):
-    """A chat session; its timeline is numbered 1 to `last_seq` without gaps."""
+    """A chat session; its timeline is numbered 1 to `last_seq` without gaps.
+
+    A fork's timeline begins with entries 1 to `forked_from_seq` of the session `forked_from`; its counts are those of
+    its own entries alone. `merged_into` is the session that took over all its entries.
+    """
 
     id: str
     user_id: str
@@ -38,11 +42,17 @@ class SessionDict(TypedDict):
     last_append_at: str | None
     source: str | None
     source_id: str | None
+    forked_from: str | None
+    forked_from_seq: int | None
+    merged_into: str | None
 
 
 @final
 class MessageDict(TypedDict):
-    """A message; `id` is made of session and seq, `message_type` is its role."""
+    """A message; `id` is made of session and seq, `message_type` is its role.
+
+    What a fork inherits is shown as it is in the session that has it: its `id` and `session_id` are of that session.
+    """
 
     id: str
     session_id: str
@@ -268,7 +278,7 @@ class ToolSummaryDict(TypedDict):
 
 
 class DeletedDict(TypedDict):
-    """A receipt: what was deleted, and how much went with it."""
+    """A receipt: the id of what was deleted, and how many sessions and entries of theirs are gone."""
 
     deleted: str
     sessions: int

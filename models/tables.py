@@ -32,7 +32,7 @@ from models.errors import DAMAGED, Unavailable
 from models.ids import from_microseconds, pack_id, to_microseconds, unpack_id
 from models.text import to_json
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The number of the newest migration; in an SQLite file it stands in `PRAGMA user_version`."""
 
 APPLICATION_ID = 0x4D435043
@@ -135,8 +135,11 @@ users = Table(
     Column("display_name", Text),
     Column("created_at", Timestamp, nullable=False),
     Column("last_seen_at", Timestamp, nullable=False),
+    # A user with this mark is nobody any more: what is still theirs is invisible, and about to be removed.
+    Column("deleted_at", Timestamp),
     UniqueConstraint("issuer", "subject"),
 )
+Index(None, users.c.deleted_at, sqlite_where=users.c.deleted_at.is_not(None))
 
 chat_sessions = Table(
     "chat_sessions",
@@ -152,6 +155,7 @@ chat_sessions = Table(
     Column("tool_usage_count", BigInteger, nullable=False, server_default=text("0")),
     Column("created_at", Timestamp, nullable=False),
     Column("last_append_at", Timestamp),
+    # A fork needs what it reads through: without ondelete, no parent can be removed before its forks are cared for.
     Column("forked_from_key", ForeignKey("chat_sessions.key"), index=True),
     Column("forked_from_seq", BigInteger),
     Column("source", Text),
@@ -159,6 +163,8 @@ chat_sessions = Table(
     Column("idempotency_key", Text),
     Column("digest", LargeBinary(16)),
     Column("session_data", Json),
+    # The public id of the session that took this one's entries over; it may be gone since.
+    Column("merged_into", PublicId),
     UniqueConstraint("user_key", "source", "source_id"),
     UniqueConstraint("user_key", "idempotency_key"),
     Index(None, "user_key"),

@@ -15,10 +15,9 @@ from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 
 from server import prompts, resources
-from server.record import Caller, Record
+from server.record import Caller, CallerSource, Record
 from server.subscriptions import Subscriptions
 from server.tools import all_tools
-from server.tools.binding import CallerSource
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +126,7 @@ class _Handlers:
         # What a client says of itself is kept where it can be, and never stands in its way.
         client = None if about is None else about.client_info.name.replace("\0", "")[:200] or None
 
-        async def caller() -> Caller:
-            return await self._record.caller(client)
+        async def caller(*, anew: bool = False) -> Caller:
+            return await self._record.caller(client, anew=anew)
 
         return caller

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import mcp_types as types
 from mcp.shared.exceptions import MCPError
 
-from server.record import Caller
+from server.record import Caller, CallerSource, as_caller
 from server.resources import refusing
-from server.tools.binding import CallerSource
 from server.tools.history import get_session_history
 
 MAX_ENTRIES = 100
@@ -71,7 +70,7 @@ async def get_prompt(
     if given.keys() != {"session_id"}:
         raise MCPError(types.INVALID_PARAMS, "Invalid: a prompt takes one argument, session_id, and needs it.")
     with refusing():
-        entries = await _newest_entries(await caller(), given["session_id"])
+        entries = await as_caller(caller, lambda who: _newest_entries(who, given["session_id"]))
     text = "\n".join(
         [
             prompt.request.format(session_id=given["session_id"]),

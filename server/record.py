@@ -6,16 +6,21 @@ answer; a call that needs it waits for that. Where opening fails, calls are told
 
 import asyncio
 import importlib
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from models.errors import NotFound
 from models.ids import UserId
+from server.housekeeping import Housekeeping
 from server.settings import Settings
 
 if TYPE_CHECKING:
     from chat_service.service import ChatService
     from models.database import Database
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,36 +32,70 @@ class Caller:
     client: str | None = None
 
 
+class CallerSource(Protocol):
+    """Tells who calls; `anew` signs the user in once more, where another process has deleted them meanwhile."""
+
+    def __call__(self, *, anew: bool = False) -> Awaitable[Caller]:
+        """Return the caller; raises what opening the record raised."""
+        ...
+
+
+async def as_caller(source: CallerSource, action: Callable[[Caller], Awaitable[Result]]) -> Result:
+    """Do something as the one who calls, and return its result.
+
+    A user whom another process has deleted is answered NotFound; they are created anew then, and the action is repeated
+    in their name. Who is there costs nothing more.
+    """
+    caller = await source()
+    try:
+        return await action(caller)
+    except NotFound:
+        renewed = await source(anew=True)
+        if renewed.user_id == caller.user_id:
+            raise
+        return await action(renewed)
+
+
 class Record:
     """Opens the database, signs the local user in, and hands out the service; close it at the end."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._database: Database | None = None
-        self._opening: asyncio.Task[Caller] | None = None
+        self._opening: asyncio.Task[ChatService] | None = None
         self._service: ChatService | None = None
         self._waits = True
+        self._housekeeping: Housekeeping | None = None
+        self._user_id: UserId | None = None
 
     def open_soon(self) -> None:
         """Begin to open, where that has not begun, and do not wait."""
         self._begun()
 
-    def _begun(self) -> "asyncio.Task[Caller]":
+    def _begun(self) -> "asyncio.Task[ChatService]":
         if self._opening is None:
             self._opening = asyncio.create_task(self._open(), name="opening the record")
             self._opening.add_done_callback(_look_at)
         return self._opening
 
-    async def caller(self, client: str | None = None) -> Caller:
-        """Return the local user and the service; raises what opening raised, and the next call tries again."""
+    async def caller(self, client: str | None = None, *, anew: bool = False) -> Caller:
+        """Return the local user and the service; raises what opening raised, and the next call tries again.
+
+        With `anew`, the user is looked for, and created once more where they were deleted.
+        """
         if self.is_opening:
             # It began before this call: where it fails, its reason may be gone by now.
             with suppress(Exception):
                 await asyncio.shield(self._begun())
         if self._opening is not None and self._opening.done() and self._opening.exception() is not None:
             self._opening = None
-        opened = await asyncio.shield(self._begun())
-        return Caller(opened.service, opened.user_id, client)
+        service = await asyncio.shield(self._begun())
+        if anew:
+            try:
+                await service.get_user(self._signed_in)
+            except NotFound:
+                await self._sign_in(service)
+        return Caller(service, self._signed_in, client)
 
     @property
     def is_opening(self) -> bool:
@@ -75,30 +114,45 @@ class Record:
             self._opening.cancel()
             await asyncio.wait([self._opening])
             self._opening = None
+        if self._housekeeping is not None:
+            await self._housekeeping.stop()
+            self._housekeeping = None
         if self._database is not None:
             await self._database.close()
             self._database = None
 
-    async def _open(self) -> Caller:
+    @property
+    def _signed_in(self) -> UserId:
+        assert self._user_id is not None, "opening signs the user in"  # noqa: S101
+        return self._user_id
+
+    async def _sign_in(self, service: "ChatService") -> None:
+        from models.inputs import NewUser
+
+        user = await service.get_or_create_user(NewUser(username=self._settings.user))
+        self._user_id = UserId(user["id"])
+
+    async def _open(self) -> "ChatService":
         # Imported on a thread, so that the loop answers the client meanwhile.
         await asyncio.to_thread(_import_database)
         from chat_service.limits import Limits
         from chat_service.service import ChatService
         from models.database import Database
-        from models.inputs import NewUser
 
         database = Database(self._settings.database_url, deadline=self._settings.deadline_seconds)
         try:
             await database.open()
             service = ChatService(database, limits=Limits(content=self._settings.max_content_bytes))
-            user = await service.get_or_create_user(NewUser(username=self._settings.user))
+            await self._sign_in(service)
         except BaseException:
             await database.close()
             raise
         self._database, self._service = database, service
         if not self._waits:
             service.changes.close()
-        return Caller(service, UserId(user["id"]))
+        self._housekeeping = Housekeeping(service)
+        self._housekeeping.start()
+        return service
 
 
 def _import_database() -> None:
@@ -106,7 +160,7 @@ def _import_database() -> None:
     importlib.import_module("models.database")
 
 
-def _look_at(opening: "asyncio.Task[Caller]") -> None:
+def _look_at(opening: "asyncio.Task[ChatService]") -> None:
     # Where nobody has asked for it yet, a failure is told to the first who does.
     if not opening.cancelled():
         opening.exception()

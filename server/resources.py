@@ -20,8 +20,9 @@ from models.ids import SessionId
 from models.text import to_json
 from server.errors import explain
 from server.history_page import get_history_page
+from server.record import CallerSource, as_caller
 from server.results import Reply
-from server.tools.binding import CallerSource, Tool
+from server.tools.binding import Tool
 from server.tools.history import get_session_history
 from server.tools.sessions import list_sessions, show_session
 from server.tools.tool_usage import list_tool_usage
@@ -102,8 +103,7 @@ async def complete(caller: CallerSource, argument: str, value: str) -> types.Com
     if argument != "session_id":
         return types.CompleteResult(completion=types.Completion(values=[]))
     with refusing():
-        who = await caller()
-        page = await who.service.find_sessions(who.user_id, value, MAX_COMPLETIONS)
+        page = await as_caller(caller, lambda who: who.service.find_sessions(who.user_id, value, MAX_COMPLETIONS))
     ids = [session["id"] for session in page["sessions"]]
     return types.CompleteResult(completion=types.Completion(values=ids, has_more=page["next_cursor"] is not None))
 

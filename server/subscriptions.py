@@ -20,8 +20,8 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY, ResourceUpdated, event_to_notification
 
 from models.ids import SessionId
+from server.record import CallerSource
 from server.resources import ResourceKind, refusing, session_of
-from server.tools.binding import CallerSource
 
 MAX_ADDRESSES = 100
 """So many addresses one stream, or one connection of the older eras, may listen to."""

@@ -11,15 +11,17 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Connection, Table, func, insert, select, update
 
 from chat_service import messages, tool_usage
 from chat_service.events import Event
 from chat_service.service import ChatService
 from chat_service.work import Work
+from models import tables
 from models.database import Database
-from models.ids import SessionId, UserId
+from models.ids import SessionId, UserId, utc_now
 from models.inputs import NewMessage, NewSession, NewToolUsage, NewUser, ToolCallPart
+from models.tables import chat_sessions, metadata
 from tests.conftest import url_of
 
 ROOT = Path(__file__).parents[1]
@@ -198,3 +200,38 @@ def finish(processes: Sequence[subprocess.Popen[str]]) -> list[str]:
 def run_python(code: str, *arguments: object) -> str:
     """Run a program in a process of its own and return what it printed."""
     return finish([start_python(code, *arguments)])[0]
+
+
+async def fill_long(database: Database, session_id: SessionId, pairs: int) -> None:
+    """Fill an empty session with so many pairs of a message that asks for a call, and the call, past the service."""
+    numbers = range(pairs)
+    common = {"created_at": utc_now()}
+    said_all = {"kind": "message", "role": "assistant", "author": "agent"} | common
+    done_all = {"tool_name": "read", "status": "success", "origin": "agent", "arguments": {}} | common
+
+    def insert_all(connection: Connection) -> None:
+        found = select(chat_sessions.c.key).where(chat_sessions.c.id == session_id)
+        of = {"session_key": connection.execute(found).scalar_one()}
+        calls = [of | {"message_seq": 2 * number + 1, "tool_call_id": f"call-{number}"} for number in numbers]
+        asked = [
+            of | said_all | {"seq": 2 * number + 1, "content": f"number {number}", "parts": [_part(number)]}
+            for number in numbers
+        ]
+        connection.execute(insert(tables.messages), asked)
+        connection.execute(insert(tables.tool_call_references), calls)
+        connection.execute(
+            insert(tables.tool_usages), [done_all | call | {"seq": call["message_seq"] + 1} for call in calls]
+        )
+        counts = {"last_seq": 2 * pairs, "message_count": pairs, "tool_usage_count": pairs}
+        connection.execute(update(chat_sessions).where(chat_sessions.c.id == session_id).values(counts))
+
+    await database.write(insert_all)
+
+
+def _part(number: int) -> dict[str, str]:
+    return {"type": "tool_call", "id": f"call-{number}"}
+
+
+async def count_all_rows(database: Database) -> dict[str, int]:
+    """Count the rows of every table."""
+    return {table.name: await count_rows(database, table) for table in metadata.sorted_tables}

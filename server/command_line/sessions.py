@@ -1,4 +1,4 @@
-"""Commands that look at sessions: list them, show one."""
+"""Commands that look at sessions: list them, show one; those that change one are in `session_changes`."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -13,6 +13,7 @@ from models.ids import SessionId
 from models.inputs import SessionStatus
 from models.shapes import HistoryDict, SessionDict, SessionPageDict
 from models.text import to_json
+from server.command_line import session_changes
 from server.command_line.local import as_local_user
 from server.command_line.terminal import printable, say, say_json
 from server.record import Caller
@@ -24,14 +25,33 @@ _PIPED_WIDTH = 1_000
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
+def build() -> typer.Typer:
+    """Return the group of commands, which without a command lists."""
+    group = typer.Typer()
+    group.callback(invoke_without_command=True)(list_sessions)
+    for command in (
+        session_changes.rename,
+        session_changes.archive,
+        session_changes.reopen,
+        session_changes.fork,
+        session_changes.merge,
+        session_changes.delete,
+    ):
+        group.command()(command)
+    return group
+
+
 def list_sessions(
+    context: typer.Context,
     query: Annotated[str | None, typer.Option(help="Only titles that contain this.")] = None,
     status: Annotated[SessionStatus | None, typer.Option(help="Only active or only archived ones.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500, help="How many at most.")] = 20,
     cursor: Annotated[str | None, typer.Option(help="The cursor that the page before ended with.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List your sessions, newest first."""
+    """List your sessions, newest first; the commands change one."""
+    if context.invoked_subcommand is not None:
+        return
 
     async def page(caller: Caller) -> SessionPageDict:
         return await caller.service.get_user_sessions(caller.user_id, query, status, limit, cursor)

@@ -8,6 +8,7 @@ from models.errors import Invalid
 from models.inputs import UserChanges
 from models.shapes import DeletedDict, UserDict
 from server.command_line.local import as_local_user
+from server.command_line.session_changes import print_receipt
 from server.command_line.terminal import say
 from server.record import Caller
 
@@ -54,10 +55,11 @@ def delete(
         typer.confirm("Delete your whole record, every session, for good?", abort=True)
 
     async def deleted(caller: Caller) -> DeletedDict:
-        return await caller.service.delete_user(caller.user_id)
+        receipt = await caller.service.delete_user(caller.user_id)
+        await caller.service.finish_deletions()
+        return receipt
 
-    receipt = as_local_user(deleted)
-    say(f"deleted {receipt['sessions']} sessions, {receipt['messages']} messages, {receipt['tool_usages']} tool calls")
+    print_receipt(as_local_user(deleted))
 
 
 def _print(user: UserDict) -> None:

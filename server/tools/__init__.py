@@ -12,6 +12,7 @@ def all_tools() -> tuple[Tool, ...]:
         Tool(sessions.list_sessions, title="List sessions", read_only=True),
         Tool(sessions.get_active_session, title="Find the active session", read_only=True),
         Tool(sessions.update_session, title="Rename, describe or archive a session", idempotent=True),
+        Tool(sessions.fork_session, title="Fork a session"),
         Tool(sessions.delete_session, title="Delete a session", destructive=True, idempotent=True),
         Tool(messages.add_messages, title="Append messages"),
         Tool(tool_usage.log_tool_usage, title="Log a tool call"),

@@ -15,10 +15,8 @@ import mcp_types as types
 from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
 
 from server.errors import explain
-from server.record import Caller
+from server.record import CallerSource, as_caller
 from server.results import Reply
-
-CallerSource = Callable[[], Awaitable[Caller]]
 
 
 class Tool:
@@ -59,7 +57,7 @@ class Tool:
         """Check the arguments and call the function; raises ValidationError, and whatever the function raises."""
         checked = self._arguments.model_validate(self._unwrapped(arguments))
         given = {name: getattr(checked, name) for name in self._arguments.model_fields}
-        return await self._function(await caller(), **given)
+        return await as_caller(caller, lambda who: self._function(who, **given))
 
     async def call(self, caller: CallerSource, arguments: dict[str, Any]) -> types.CallToolResult:
         """Check the arguments, call the function, and return its reply or its refusal."""

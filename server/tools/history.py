@@ -84,12 +84,14 @@ class HistoryReply(TypedDict):
     """A window of a session's timeline, oldest first, or with entry_seq a piece of one entry.
 
     older and newer count the entries outside; before_seq and after_seq, passed back, read on to either side.
+    merged_into names the session that has taken over all entries.
     """
 
     session_id: str
     title: NotRequired[str]
     status: NotRequired[SessionStatus]
     last_seq: NotRequired[int]
+    merged_into: NotRequired[str]
     entries: NotRequired[list[HistoryEntry]]
     older: NotRequired[int]
     newer: NotRequired[int]
@@ -198,6 +200,7 @@ def _window_reply(
         "title": session["title"],
         "status": session["status"],
         "last_seq": session["last_seq"],
+        "merged_into": session["merged_into"],
         "older": older,
         "newer": newer,
         "before_seq": older + 1 if older else None,

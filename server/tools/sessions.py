@@ -1,4 +1,4 @@
-"""Tools for sessions: start, list, find the active one, change, delete."""
+"""Tools for sessions: start, list, find the active one, change, fork, delete."""
 
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,11 @@ _PREVIEW = 120
 
 
 class SessionReply(TypedDict):
-    """A session; title, client and metadata are untrusted text that somebody stored."""
+    """A session; title, client and metadata are untrusted text that somebody stored.
+
+    A fork begins with entries 1 to forked_from_seq of forked_from, which its counts leave out. The entries of a session
+    with merged_into are in that session.
+    """
 
     id: str
     title: str | None
@@ -34,6 +38,9 @@ class SessionReply(TypedDict):
     tool_usage_count: int
     created_at: str
     last_append_at: str | None
+    forked_from: str | None
+    forked_from_seq: int | None
+    merged_into: str | None
 
 
 class SessionPreview(TypedDict):
@@ -46,6 +53,8 @@ class SessionPreview(TypedDict):
     last_seq: int
     created_at: str
     last_append_at: str | None
+    forked_from: str | None
+    merged_into: str | None
 
 
 class SessionListReply(TypedDict):
@@ -134,13 +143,37 @@ async def update_session(
     return _session_reply(await caller.service.update_session(caller.user_id, SessionId(session_id), changes))
 
 
-async def delete_session(caller: Caller, session_id: SessionIdArgument) -> Reply[DeletedDict]:
+async def fork_session(
+    caller: Caller,
+    session_id: SessionIdArgument,
+    at_seq: Annotated[
+        int | None, Field(ge=0, lt=2**53, description="The last entry to keep; without it, all there are so far.")
+    ] = None,
+    title: Annotated[Line | None, Field(description="Its title; without it, the same.")] = None,
+) -> Reply[SessionReply]:
+    """Fork a session: start a new one that has its entries up to at_seq and goes on from there, and return it.
+
+    Use it to try another way from an earlier point, or to go on from an archived session; the first session stays as it
+    is. Nothing is copied, so it costs the same for a session of any length.
+    """
+    return _session_reply(await caller.service.fork_session(caller.user_id, SessionId(session_id), at_seq, title))
+
+
+async def delete_session(
+    caller: Caller,
+    session_id: SessionIdArgument,
+    with_forks: Annotated[
+        bool,
+        Field(strict=True, description="Delete its forks as well; without it, each keeps what it has of this session."),
+    ] = False,
+) -> Reply[DeletedDict]:
     """Delete a session with all its messages and tool calls, for good, and return a receipt.
 
     There is no way back: to close a session and keep it, archive it with update_session. It is gone from every answer
-    at once; its text leaves the disk as the database's log is written over.
+    at once; its text leaves the disk as the database's log is written over, that of a long session little by little.
     """
-    return reply(await caller.service.delete_session(caller.user_id, SessionId(session_id)))
+    deleted = await caller.service.delete_session(caller.user_id, SessionId(session_id), with_forks=with_forks)
+    return reply(deleted)
 
 
 async def show_session(caller: Caller, session_id: str) -> Reply[SessionReply]:
@@ -165,6 +198,9 @@ def _full(session: SessionDict) -> dict[str, Any]:
             "tool_usage_count": session["tool_usage_count"],
             "created_at": session["created_at"],
             "last_append_at": session["last_append_at"],
+            "forked_from": session["forked_from"],
+            "forked_from_seq": session["forked_from_seq"],
+            "merged_into": session["merged_into"],
         }
     )
 
@@ -179,5 +215,7 @@ def _preview(session: SessionDict, longest: int) -> dict[str, Any]:
             "last_seq": session["last_seq"],
             "created_at": session["created_at"],
             "last_append_at": session["last_append_at"],
+            "forked_from": session["forked_from"],
+            "merged_into": session["merged_into"],
         }
     )

@@ -404,3 +404,38 @@ async def watch_steps(database: Database) -> list[int]:
 
     await database.read(listen)
     return steps
+
+
+@pytest.mark.parametrize("at_seq", [1, 3, 5, 8, 10])
+async def test_the_context_of_a_fork_is_that_of_a_session_which_has_all_of_it(
+    service: ChatService, user_id: UserId, at_seq: int
+) -> None:
+    entries = [
+        said("first " * 20),
+        said("What must stay.", kind="pin"),
+        asking("c1", content="Let me look."),
+        done("scale", result="3½", tool_call_id="c1"),
+        said("So far: flour.", kind="summary"),
+        said("What must stay, corrected.", kind="replacement", replaces_seq=2),
+        asking("c2", content="And again."),
+        done("scale", result="4" * 200, tool_call_id="c2"),
+        said("What must stay, corrected twice.", kind="replacement", replaces_seq=6),
+        said("last " * 20),
+    ]
+
+    async def append(session_id: SessionId, some: list[Any]) -> None:
+        for entry in some:
+            add = service.add_message if isinstance(entry, NewMessage) else service.add_tool_usage
+            await add(user_id, session_id, entry)
+
+    whole, parent = await new_session(service, user_id), await new_session(service, user_id)
+    await append(whole, entries)
+    await append(parent, entries[:at_seq])
+    fork = SessionId((await service.fork_session(user_id, parent, at_seq))["id"])
+    await append(parent, [said("Not of the fork.", kind="pin"), asking("c1"), done(tool_call_id="c2")])
+    await append(fork, entries[at_seq:])
+    for token_budget in (40, 120, 250, 400, 10_000):
+        for shape in ("own", *PROVIDERS):
+            of_fork = await service.get_context(user_id, fork, token_budget, shape)
+            of_whole = await service.get_context(user_id, whole, token_budget, shape)
+            assert to_json(of_fork).replace(fork, whole) == to_json(of_whole)

@@ -42,6 +42,7 @@ class World:
 
     user_id: UserId
     session_id: SessionId
+    second_id: SessionId
     stranger_id: UserId
 
 
@@ -58,6 +59,8 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "get_user_sessions": lambda world: {"limit": 1},
     "find_sessions": lambda world: {"text": "First"},
     "update_session": lambda world: {"session_id": world.session_id, "changes": SessionChanges(title="Renamed")},
+    "fork_session": lambda world: {"session_id": world.session_id, "at_seq": 2, "title": "Another way"},
+    "merge_sessions": lambda world: {"source_id": world.session_id, "target_id": world.second_id},
     "delete_session": lambda world: {"session_id": world.session_id},
     "add_message": lambda world: {"session_id": world.session_id, "message": _full_message()},
     "add_messages": lambda world: {"session_id": world.session_id, "new_messages": [said("one"), asking("call")]},
@@ -71,13 +74,14 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "wait_for_entries": lambda world: {"session_id": world.session_id, "after_seq": 1, "seconds": 1},
     "get_context": lambda world: {"session_id": world.session_id, "token_budget": 500},
     "transaction": lambda world: {"function": _create_and_append(world)},
+    "finish_deletions": lambda world: {},
     "health": lambda world: {},
 }
 """An example call of every public method; the acting user is added where the method takes one."""
 
 GENERIC_RESULTS = {"transaction": SessionDict}
 
-WITHOUT_USER = {"get_or_create_user", "transaction", "health"}
+WITHOUT_USER = {"get_or_create_user", "transaction", "finish_deletions", "health"}
 
 METHODS = {name: member for name, member in inspect.getmembers(ChatService, callable) if not name.startswith("_")}
 
@@ -130,8 +134,8 @@ async def populate(service: ChatService) -> World:
     await service.add_messages(user_id, session_id, [_full_message(), asking("call-1"), said("last")])
     await service.add_tool_usage(user_id, session_id, _full_tool_usage())
     await service.add_tool_usage(user_id, session_id, done(tool_call_id="call-1"))
-    await new_session(service, user_id, title="Second")
-    return World(user_id, session_id, await new_user(service, "mallory"))
+    second_id = await new_session(service, user_id, title="Second")
+    return World(user_id, session_id, second_id, await new_user(service, "mallory"))
 
 
 def call(service: ChatService, name: str, world: World, **replaced: Any) -> Awaitable[Any]:
@@ -257,7 +261,7 @@ READ_STATEMENTS: dict[str, tuple[int, Arguments]] = {
 READ_STATEMENTS_OF_A_USER: dict[str, tuple[int, Arguments]] = {
     "get_user": (1, {}),
     "get_user_sessions": (1, {"limit": 500}),
-    "find_sessions": (1, {"text": "a", "limit": 500}),
+    "find_sessions": (1, {"text": "0", "limit": 500}),
     "get_active_session": (2, {}),
     "get_session_tool_usage": (1, {"limit": 500}),
     "summarize_tool_usage": (2, {}),

@@ -140,19 +140,8 @@ class Model:
                 raise Conflict
         assert session_id not in self.sessions
         self.session_keys[session_id] = (user_id, new_session)
-        self.entries[session_id], self.entry_keys[session_id], self.asked[session_id] = [], {}, {}
-        self.sessions[session_id] = new_session.model_dump(exclude={"idempotency_key"}) | {
-            "id": session_id,
-            "user_id": user_id,
-            "status": "active",
-            "last_seq": 0,
-            "message_count": 0,
-            "tool_usage_count": 0,
-            "created_at": now,
-            "last_append_at": None,
-        }
-        self._tell(session_id, "created", 0)
-        return self.sessions[session_id]
+        given = new_session.model_dump(exclude={"idempotency_key"})
+        return self._begin(session_id, given | {"user_id": user_id, "created_at": now})
 
     def get_session(self, user_id: str, session_id: str) -> Item:
         session = self.sessions.get(session_id)
@@ -165,17 +154,84 @@ class Model:
         given = changes.model_dump(exclude_unset=True)
         if given.get("status", "active") is None:
             raise Invalid
+        if given.get("status") == "active" and session["merged_into"]:
+            raise Conflict
         if given:
             session.update(given)
             self._tell(session_id, "updated")
         return session
 
-    def delete_session(self, user_id: str, session_id: str) -> Item:
-        session = self.get_session(user_id, session_id)
-        self._tell(session_id, "deleted")
-        self._forget(session_id)
-        counts = {"messages": session["message_count"], "tool_usages": session["tool_usage_count"]}
-        return {"deleted": session_id, "sessions": 1} | counts
+    def fork_session(
+        self, user_id: str, session_id: str, at_seq: int | None, title: str | None, fork_id: str, now: str
+    ) -> Item:
+        parent = self.get_session(user_id, session_id)
+        if parent["merged_into"]:
+            raise Conflict
+        last_seq = parent["last_seq"] if at_seq is None else at_seq
+        if last_seq > parent["last_seq"]:
+            raise Invalid
+        given = {name: parent[name] for name in ("user_id", "session_data", "client")}
+        given |= {"title": title or parent["title"], "last_seq": last_seq, "created_at": now}
+        fork = self._begin(fork_id, given | {"forked_from": session_id, "forked_from_seq": last_seq})
+        # What is inherited stays as it is now, and names nothing past the fork point.
+        inherited = [dict(entry) for entry in self.entries[session_id][:last_seq]]
+        for entry in inherited:
+            if (entry.get("message_seq") or 0) > last_seq:
+                entry["message_seq"] = None
+            for part in entry.get("parts") or ():
+                self.asked[fork_id][part["id"]] = entry["seq"]
+        self.entries[fork_id] = inherited
+        return fork
+
+    def merge_sessions(self, user_id: str, source_id: str, target_id: str, now: str) -> Item:
+        both = source, target = self.get_session(user_id, source_id), self.get_session(user_id, target_id)
+        parents = {session["forked_from"] for session in self.sessions.values()}
+        if source is target or any(
+            session["status"] != "active" or session["forked_from"] or session["id"] in parents for session in both
+        ):
+            raise Conflict
+        offset = target["last_seq"]
+        for entry in self.entries[source_id]:
+            seq = entry["seq"] + offset
+            entry |= {"id": f"{target_id}:{seq}", "session_id": target_id, "seq": seq}
+            for name in ("message_seq", "replaces_seq"):
+                if entry.get(name) is not None:
+                    entry[name] += offset
+        self.entries[target_id] += self.entries[source_id]
+        for key, (given, seq) in self.entry_keys[source_id].items():
+            self.entry_keys[target_id].setdefault(key, (given, seq + offset))
+        self.asked[target_id] |= {call: seq + offset for call, seq in self.asked[source_id].items()}
+        self.entries[source_id], self.entry_keys[source_id], self.asked[source_id] = [], {}, {}
+        for count in ("last_seq", "message_count", "tool_usage_count"):
+            target[count] += source[count]
+            source[count] = 0
+        target["last_append_at"] = now
+        source |= {"status": "archived", "merged_into": target_id}
+        self._tell(target_id, "appended", target["last_seq"])
+        self._tell(source_id, "updated")
+        return target
+
+    def delete_session(self, user_id: str, session_id: str, with_forks: bool) -> Item:
+        self.get_session(user_id, session_id)
+        doomed = [session_id]
+        if with_forks:
+            # A fork comes after its parent.
+            doomed += [one for one in self.sessions if self._descends(one, session_id)]
+        sessions = [self.sessions[one] for one in doomed]
+        for one in doomed:
+            self._tell(one, "deleted")
+        if not with_forks:
+            for fork in self.sessions.values():
+                if fork["forked_from"] == session_id:
+                    self._give_own_copy(self.sessions[session_id], fork)
+        for one in doomed:
+            self._forget(one)
+        return {
+            "deleted": session_id,
+            "sessions": len(sessions),
+            "messages": sum(session["message_count"] for session in sessions),
+            "tool_usages": sum(session["tool_usage_count"] for session in sessions),
+        }
 
     def active_session(self, user_id: str, client: str | None, workspace: str | None) -> Item:
         active = [
@@ -186,9 +242,12 @@ class Model:
             and workspace in (None, (session["session_data"] or {}).get("workspace"))
         ]
         newest = max(active, key=lambda session: session["last_append_at"] or session["created_at"], default=None)
+        if newest is None:
+            self.get_user(user_id)
         return {"session": newest, "other_active": max(0, len(active) - 1)}
 
     def list_sessions(self, user_id: str, query: str | None, status: str | None) -> list[Item]:
+        self.get_user(user_id)
         return [
             session
             for session in reversed(self._of(user_id))
@@ -270,15 +329,16 @@ class Model:
     def tool_usages(
         self, user_id: str, session_id: str | None, tool_name: str | None, status: str | None
     ) -> list[Item]:
-        if session_id is not None:
+        if session_id is None:
+            self.get_user(user_id)
+            records = [record for record in self.usages_in_order if record["user_id"] == user_id]
+        else:
             self.get_session(user_id, session_id)
+            records = [entry for entry in self.entries[session_id] if "tool_name" in entry]
         return [
             record
-            for record in reversed(self.usages_in_order)
-            if record["user_id"] == user_id
-            and session_id in (None, record["session_id"])
-            and tool_name in (None, record["tool_name"])
-            and status in (None, record["status"])
+            for record in reversed(records)
+            if tool_name in (None, record["tool_name"]) and status in (None, record["status"])
         ]
 
     def summary(self, user_id: str, session_id: str | None) -> Item:
@@ -303,10 +363,40 @@ class Model:
     def _of(self, user_id: str) -> list[Item]:
         return [session for session in self.sessions.values() if session["user_id"] == user_id]
 
+    def _begin(self, session_id: str, given: Item) -> Item:
+        self.entries[session_id], self.entry_keys[session_id], self.asked[session_id] = [], {}, {}
+        nothing = dict.fromkeys(
+            ("last_append_at", "source", "source_id", "forked_from", "forked_from_seq", "merged_into")
+        )
+        counts = {"last_seq": 0, "message_count": 0, "tool_usage_count": 0}
+        self.sessions[session_id] = {"id": session_id, "status": "active"} | counts | nothing | given
+        self._tell(session_id, "created", self.sessions[session_id]["last_seq"])
+        return self.sessions[session_id]
+
+    def _descends(self, session_id: str, from_id: str) -> bool:
+        parent = self.sessions[session_id]["forked_from"]
+        return parent is not None and (parent == from_id or self._descends(parent, from_id))
+
+    def _give_own_copy(self, parent: Item, fork: Item) -> None:
+        for one in self.sessions:
+            if one == fork["id"] or self._descends(one, fork["id"]):
+                for entry in self.entries[one]:
+                    if entry["session_id"] == parent["id"]:
+                        entry |= {"id": f"{fork['id']}:{entry['seq']}", "session_id": fork["id"]}
+        first = parent["forked_from_seq"] or 0
+        for entry in self.entries[fork["id"]][first : fork["forked_from_seq"]]:
+            fork["message_count" if "message_type" in entry else "tool_usage_count"] += 1
+            if "tool_name" in entry:
+                self.usages_in_order.append(entry)
+        is_fork = parent["forked_from"] is not None
+        fork["forked_from"] = parent["forked_from"]
+        fork["forked_from_seq"] = min(first, fork["forked_from_seq"]) if is_fork else None
+        self._tell(fork["id"], "updated")
+
     def _forget(self, session_id: str) -> None:
         self.usages_in_order = [one for one in self.usages_in_order if one["session_id"] != session_id]
         for kept in (self.sessions, self.session_keys, self.entries, self.entry_keys, self.asked):
-            kept.pop(session_id)
+            kept.pop(session_id, None)
 
     def _tell(self, session_id: str, change: Any, last_seq: int | None = None) -> None:
         owner = UserId(self.sessions[session_id]["user_id"])
@@ -359,7 +449,7 @@ class Model:
         for part in message.parts or ():
             assert isinstance(part, ToolCallPart)
             self.asked[session["id"]][part.id] = stored["seq"]
-            for entry in self.entries[session["id"]]:
+            for entry in self.entries[session["id"]][session["forked_from_seq"] or 0 :]:
                 if entry.get("tool_call_id") == part.id and entry["message_seq"] is None:
                     entry["message_seq"] = stored["seq"]
         return stored
@@ -473,6 +563,12 @@ class ServiceMachine(RuleBasedStateMachine):
         self.see_user(NewUser(username="grace"))
         self.create_session(0, NewSession(title="Alpha"))
         self.create_session(1, NewSession())
+        self.create_session(0, NewSession())
+        # Most of what can happen happens to sessions that hold something.
+        for which in (0, 0, 2):
+            self.add_messages(1, which, data.draw(batches()), None)
+            self.add_tool_usage(1, which, data.draw(USAGES), None)
+        self.fork_session(1, 0, data.draw(st.none() | st.integers(0, 6)), None)
 
     # Users
 
@@ -528,12 +624,32 @@ class ServiceMachine(RuleBasedStateMachine):
             lambda: self.model.update_session(user_id, session_id, changes),
         )
 
-    @rule(who=PICKS, which=PICKS, really=st.integers(0, 2))
-    def delete_session(self, who: int, which: int, really: int) -> None:
+    @rule(who=PICKS, which=PICKS, really=st.integers(0, 2), with_forks=st.booleans())
+    def delete_session(self, who: int, which: int, really: int, with_forks: bool) -> None:
         user_id, session_id = self._both(who, which)
         if not really:
-            result = self._call(self.service.delete_session(user_id, session_id))
-            self._compare(result, lambda: self.model.delete_session(user_id, session_id))
+            result = self._call(self.service.delete_session(user_id, session_id, with_forks=with_forks))
+            self._compare(result, lambda: self.model.delete_session(user_id, session_id, with_forks))
+
+    @rule(who=PICKS, which=PICKS, at_seq=st.none() | st.integers(0, 6), title=TITLES)
+    def fork_session(self, who: int, which: int, at_seq: int | None, title: str | None) -> None:
+        user_id, session_id = self._both(who, which)
+        result = self._call(self.service.fork_session(user_id, session_id, at_seq, title))
+        fork_id = SessionId(_id_of(result))
+        self._compare(result, lambda: self.model.fork_session(user_id, session_id, at_seq, title, fork_id, self.now))
+        if fork_id:
+            self.session_ids.append(fork_id)
+            self.touched = (user_id, fork_id)
+
+    @rule(who=PICKS, which=PICKS, other=PICKS)
+    def merge_sessions(self, who: int, which: int, other: int) -> None:
+        user_id, source_id = self._both(who, which)
+        mine = [one for one in self.session_ids if self.model.sessions.get(one, {}).get("user_id") == user_id]
+        # Mostly two of one user; now and then whatever comes.
+        target_id = mine[other % len(mine)] if mine and who % 4 else self._both(who, other)[1]
+        result = self._call(self.service.merge_sessions(user_id, source_id, target_id))
+        self._compare(result, lambda: self.model.merge_sessions(user_id, source_id, target_id, self.now))
+        self.touched = (user_id, target_id)
 
     @rule(who=PICKS, which=PICKS)
     def get_session(self, who: int, which: int) -> None:
@@ -651,7 +767,8 @@ class ServiceMachine(RuleBasedStateMachine):
             seqs = [entry["seq"] for entry in result["entries"]]
             session = result["session"]
             assert seqs == list(range(1, session["last_seq"] + 1))
-            assert session["message_count"] + session["tool_usage_count"] == session["last_seq"]
+            own = [entry for entry in result["entries"] if entry["session_id"] == session_id]
+            assert session["message_count"] + session["tool_usage_count"] == len(own)
 
     def _call(self, call: Coroutine[Any, Any, Returned]) -> Returned | type[ChatError]:
         """Make a call at a new moment, and return what it returned or the kind of its refusal."""

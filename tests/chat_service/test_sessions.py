@@ -58,6 +58,9 @@ async def test_a_session_comes_back_with_everything_it_was_given(service: ChatSe
         "last_append_at": None,
         "source": "some file",
         "source_id": "7",
+        "forked_from": None,
+        "forked_from_seq": None,
+        "merged_into": None,
     }
     assert await service.get_session(user_id, SessionId(created["id"])) == created
     assert (await service.get_user_sessions(user_id))["sessions"] == [created]

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 
+from chat_service.service import ChatService
 from models.database import Database
 from models.ids import new_id
 from server.tools import all_tools
@@ -262,6 +263,7 @@ class Book:
 
     entries: dict[str, dict[int, tuple[str, str]]] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
+    parents: dict[str, str] = field(default_factory=dict)
     answered: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     cursors: dict[str, str] = field(default_factory=dict)
@@ -286,15 +288,32 @@ class Book:
             self.cursors[tool] = structured["next_cursor"]
         if tool == "start_session":
             self.entries.setdefault(structured["id"], {})
+        elif tool == "fork_session":
+            parent = self.entries[arguments["session_id"]]
+            self.parents[structured["id"]] = arguments["session_id"]
+            self.entries[structured["id"]] = {
+                seq: entry for seq, entry in parent.items() if seq <= structured["last_seq"]
+            }
         elif tool == "delete_session":
-            self.deleted.add(arguments["session_id"])
-            del self.entries[arguments["session_id"]]
+            self._note_deleted(arguments["session_id"], with_forks=arguments.get("with_forks", False))
         elif tool == "add_messages":
             for stored, sent in zip(structured["messages"], arguments["messages"], strict=True):
                 assert stored["role"] == sent["role"]
                 self._note_entry(structured["session_id"], stored["seq"], (sent["role"], sent.get("content", "")))
         elif tool == "log_tool_usage":
             self._note_entry(structured["session_id"], structured["seq"], ("a call", arguments["tool_name"]))
+
+    def _note_deleted(self, session_id: str, *, with_forks: bool) -> None:
+        self.deleted.add(session_id)
+        del self.entries[session_id]
+        ancestor = self.parents.pop(session_id, None)
+        for fork in [fork for fork, parent in self.parents.items() if parent == session_id]:
+            if with_forks:
+                self._note_deleted(fork, with_forks=True)
+            elif ancestor is None:
+                del self.parents[fork]
+            else:
+                self.parents[fork] = ancestor
 
     def _note_entry(self, session_id: str, seq: int, entry: tuple[str, str]) -> None:
         # A repetition under an idempotency key gives the first one's seq, and is equal to it.
@@ -366,6 +385,7 @@ def check_record(path: Path, book: Book) -> None:
 
     async def read() -> dict[str, list[Any]]:
         async with Database(url_of(path)) as database:
+            await ChatService(database).finish_deletions()
             return await everything(database)
 
     rows = asyncio.run(read())
@@ -378,8 +398,13 @@ def check_record(path: Path, book: Book) -> None:
     for row in rows["tool_usages"]:
         assert row.seq not in stored[ids[row.session_key]]
         stored[ids[row.session_key]][row.seq] = ("a call", row.tool_name)
-    assert stored == book.entries
-    for session_id, entries in stored.items():
+    # A fork's own rows begin after what it inherits.
+    own = {
+        session_id: {seq: entry for seq, entry in entries.items() if seq > (sessions[session_id].forked_from_seq or 0)}
+        for session_id, entries in book.entries.items()
+    }
+    assert stored == own
+    for session_id, entries in book.entries.items():
         assert sorted(entries) == list(range(1, len(entries) + 1))
         assert sessions[session_id].last_seq == len(entries)
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from chat_service.service import ChatService
 from models.database import Database
 from models.errors import ChatError, Conflict, Invalid, NotFound, Unavailable
-from models.ids import SessionId, UserId
+from models.ids import SessionId, UserId, new_id
 from models.inputs import NewMessage, NewSession, NewToolUsage, NewUser
 from server.command_line.config import server_command
 from server.command_line.main import build
@@ -176,6 +176,42 @@ def test_stored_text_cannot_steer_the_terminal(environment: dict[str, str], data
 )
 def test_printable_text_is_what_a_person_reads(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+def test_a_session_is_renamed_archived_and_reopened(environment: dict[str, str], database_url: str) -> None:
+    session_id = record_of(database_url, "hello")
+    assert run(environment, "sessions", "rename", session_id, "Crêpes") == f"{session_id} active, 2 entries: Crêpes\n"
+    assert "archived" in run(environment, "sessions", "archive", session_id)
+    assert session_id in run(environment, "sessions", "--status", "archived")
+    assert isinstance(refused(environment, "sessions", "fork", session_id, "--at-seq", "9"), Invalid)
+    assert "active" in run(environment, "sessions", "reopen", session_id)
+    for command in (["rename", new_id(), "x"], ["archive", new_id()], ["reopen", new_id()]):
+        assert isinstance(refused(environment, "sessions", *command), NotFound)
+
+
+def test_sessions_are_forked_and_merged(environment: dict[str, str], database_url: str) -> None:
+    source, target = record_of(database_url, "one", title="Source"), record_of(database_url, "two", title="Target")
+    assert run(environment, "sessions", "merge", source, target) == f"{target} active, 4 entries: Target\n"
+    shown = run(environment, "show", target)
+    assert shown.index("two") < shown.index("one")
+    assert target in str(refused(environment, "sessions", "merge", source, target))
+    forked = run(environment, "sessions", "fork", target, "--at-seq", "2", "--title", "Another way")
+    assert forked.endswith("active, 2 entries: Another way\n")
+    assert isinstance(refused(environment, "sessions", "merge", target, record_of(database_url)), Conflict)
+
+
+def test_a_session_is_deleted_only_when_told(environment: dict[str, str], database_url: str) -> None:
+    session_id = record_of(database_url, "hello")
+    fork_id = run(environment, "sessions", "fork", session_id).split()[0]
+    assert invoke(environment, "sessions", "delete", session_id, answer="n\n").exit_code == 1
+    assert session_id in run(environment, "sessions")
+    assert (
+        run(environment, "sessions", "delete", session_id, "--yes") == "deleted 1 sessions, 1 messages, 1 tool calls\n"
+    )
+    assert "hello" in run(environment, "show", fork_id)
+    run(environment, "sessions", "fork", fork_id)
+    assert "2 sessions, 1 messages" in run(environment, "sessions", "delete", fork_id, "--with-forks", "--yes")
+    assert "no sessions yet" in run(environment, "sessions")
 
 
 def test_the_user_is_shown_and_changed(environment: dict[str, str]) -> None:

@@ -4,14 +4,21 @@ import asyncio
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from chat_service.service import ChatService
+from models.database import Database
 from models.errors import ChatError
+from models.ids import SessionId, UserId
+from models.inputs import NewSession, NewUser
+from models.sqlite import choose_library
 from server.record import Record
 from server.settings import Settings
 from tests.conftest import url_of
 from tests.server.support import ERAS, connected, opened_record, started, tools_of
+from tests.support import count_all_rows, fill_long
 
 pytestmark = pytest.mark.anyio
 
@@ -140,3 +147,98 @@ async def test_two_servers_on_one_file_see_what_the_other_stores(database_url: s
         assert await one.say(session, "from the one") == [2]
         history = await other.answer("get_session_history", session_id=session)
         assert [entry["content"] for entry in history["entries"]] == ["from the other", "from the one"]
+
+
+async def test_a_user_deleted_by_another_process_is_created_anew_by_the_next_call(database_url: str) -> None:
+    async with tools_of(database_url) as one, opened_record(database_url) as other:
+        old = await one.new_session(title="old")
+        deleting = await other.caller()
+        await deleting.service.delete_user(deleting.user_id)
+        assert await one.new_session(title="new") != old
+        listed = await one.answer("list_sessions")
+        assert [session["title"] for session in listed["sessions"]] == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("list_sessions", {}),
+        ("get_active_session", {}),
+        ("list_tool_usage", {}),
+        ("get_session_history", {"session_id": None}),
+        ("add_messages", {"session_id": None, "messages": [{"role": "user", "content": "hello"}]}),
+    ],
+)
+async def test_a_server_sees_what_another_has_stored_for_the_user_who_came_back(
+    database_url: str, tool: str, arguments: dict[str, Any]
+) -> None:
+    async with tools_of(database_url) as one, opened_record(database_url) as other:
+        await one.new_session()
+        deleting = await other.caller()
+        await deleting.service.delete_user(deleting.user_id)
+        async with tools_of(database_url) as third:
+            session = await third.new_session()
+            await third.answer("log_tool_usage", session_id=session, tool_name="read", arguments={})
+        given = {name: session if value is None else value for name, value in arguments.items()}
+        assert session in str(await one.answer(tool, **given))
+
+
+async def test_a_completion_and_a_resource_find_the_user_who_came_back(database_url: str) -> None:
+    async with opened_record(database_url) as record, connected(record) as one, opened_record(database_url) as other:
+        deleting = await other.caller()
+        assert (await one.client.read_resource("chat://sessions")).contents
+        await deleting.service.delete_user(deleting.user_id)
+        assert (await one.client.read_resource("chat://sessions")).contents
+        assert await one.new_session()
+
+
+async def test_what_an_ended_process_has_left_to_delete_is_removed_while_the_next_server_answers(
+    database: Database, service: ChatService, database_url: str
+) -> None:
+    user_id = UserId((await service.get_or_create_user(NewUser(username="ada")))["id"])
+    session_id = SessionId((await service.create_chat_session(user_id, NewSession()))["id"])
+    await fill_long(database, session_id, 3_000)
+    await service.delete_session(user_id, session_id)
+    async with opened_record(database_url) as record, connected(record) as tools:
+        assert await tools.new_session()
+        assert (await count_all_rows(database))["messages"] > 0, "no call waits for it"
+        await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == "finishing deletions"])
+        assert (await count_all_rows(database))["messages"] == 0
+
+
+async def test_a_deletion_through_a_tool_is_finished_in_the_background_and_a_closing_record_leaves_the_rest(
+    database: Database, database_url: str
+) -> None:
+    async with opened_record(database_url) as record, connected(record) as tools:
+        for is_last in (False, True):
+            session = SessionId(await tools.new_session())
+            await fill_long(database, session, 3_000)
+            receipt = await tools.answer("delete_session", session_id=session)
+            assert (receipt["messages"], receipt["tool_usages"]) == (3_000, 3_000)
+            if not is_last:
+                await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == "finishing deletions"])
+                assert (await count_all_rows(database))["chat_sessions"] == 0
+    rows = await count_all_rows(database)
+    assert rows["chat_sessions"] == 1
+    assert rows["messages"] + rows["tool_usages"] > 2_000
+
+
+async def test_a_failure_in_the_background_is_no_failure_of_a_call(database_url: str) -> None:
+    async with opened_record(database_url, deadline_seconds=0.05) as record, connected(record) as tools:
+        session = SessionId(await tools.new_session())
+        caller = await record.caller()
+        async with Database(database_url) as database:
+            await fill_long(database, session, 1_500)
+            await caller.service.delete_session(caller.user_id, session)
+            holding = choose_library().connect(str(database.path), isolation_level=None)
+            try:
+                holding.execute("BEGIN IMMEDIATE")
+                await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == "finishing deletions"])
+                holding.execute("ROLLBACK")
+            finally:
+                holding.close()
+            assert (await count_all_rows(database))["messages"] > 0
+            second = await tools.new_session()
+            await tools.answer("delete_session", session_id=second)
+            await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == "finishing deletions"])
+            assert (await count_all_rows(database))["messages"] == 0

@@ -9,10 +9,11 @@ import jsonschema  # type: ignore[import-untyped]
 import mcp_types as types
 import pytest
 
+from models.ids import SessionId, new_id
 from models.text import to_json
 from server.results import MAX_CHARACTERS
 from server.tools import all_tools
-from tests.server.support import ERAS, Tools, size_of, started, text_of, tools_of
+from tests.server.support import ERAS, Tools, connected, opened_record, size_of, started, text_of, tools_of
 from tests.server.support import tools_of_process as process_of
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +23,8 @@ FIXED: dict[str, tuple[set[str], set[str]]] = {
     "list_sessions": (set(), {"query", "status", "limit", "cursor"}),
     "get_active_session": (set(), {"client", "workspace"}),
     "update_session": ({"session_id"}, {"title", "status", "metadata"}),
-    "delete_session": ({"session_id"}, set()),
+    "fork_session": ({"session_id"}, {"at_seq", "title"}),
+    "delete_session": ({"session_id"}, {"with_forks"}),
     "add_messages": ({"session_id", "messages"}, {"expected_seq"}),
     "log_tool_usage": (
         {"session_id", "tool_name", "arguments"},
@@ -179,6 +181,54 @@ async def test_delete_session_removes_it_and_gives_a_receipt(tools: Tools) -> No
     assert await ids_listed(tools) == [other]
     assert "NotFound" in await tools.refusal("get_session_history", session_id=session)
     assert "NotFound" in await tools.refusal("delete_session", session_id=session)
+
+
+async def test_fork_session_goes_on_from_an_earlier_point(tools: Tools) -> None:
+    session = await tools.new_session(title="Plan", metadata={"workspace": "/w"})
+    await tools.say(session, "one", "two", "three")
+    fork = await tools.answer("fork_session", session_id=session, at_seq=2, title="Another way")
+    assert (fork["forked_from"], fork["forked_from_seq"]) == (session, 2)
+    assert (fork["title"], fork["metadata"], fork["status"]) == ("Another way", {"workspace": "/w"}, "active")
+    assert (fork["last_seq"], fork["message_count"]) == (2, 0)
+    assert await tools.say(fork["id"], "other three") == [3]
+    for detail in ("concise", "detailed"):
+        history = await tools.answer("get_session_history", session_id=fork["id"], detail=detail)
+        assert [entry["content"] for entry in history["entries"]] == ["one", "two", "other three"]
+    assert (await tools.read_whole(fork["id"], 1)) == ("text/plain", "one")
+    whole = await tools.answer("fork_session", session_id=session)
+    assert (whole["title"], whole["last_seq"]) == ("Plan", 3)
+    listed = (await tools.answer("list_sessions"))["sessions"]
+    assert [each.get("forked_from") for each in listed] == [session, session, None]
+    assert "at_seq" in await tools.refusal("fork_session", session_id=session, at_seq=4)
+    assert "NotFound" in await tools.refusal("fork_session", session_id=new_id())
+
+
+async def test_delete_session_leaves_its_forks_whole_or_takes_them_along(tools: Tools) -> None:
+    session = await tools.new_session()
+    await tools.say(session, "one", "two")
+    fork = (await tools.answer("fork_session", session_id=session, at_seq=1))["id"]
+    assert (await tools.answer("delete_session", session_id=session))["sessions"] == 1
+    history = await tools.answer("get_session_history", session_id=fork)
+    assert [entry["content"] for entry in history["entries"]] == ["one"]
+    child = (await tools.answer("fork_session", session_id=fork))["id"]
+    receipt = await tools.answer("delete_session", session_id=fork, with_forks=True)
+    assert receipt == {"deleted": fork, "sessions": 2, "messages": 1, "tool_usages": 0}
+    assert "NotFound" in await tools.refusal("get_session_history", session_id=child)
+
+
+async def test_a_merged_session_says_where_its_entries_are(database_url: str, era: str) -> None:
+    async with opened_record(database_url) as record, connected(record, era) as tools:
+        source, target = await tools.new_session(), await tools.new_session()
+        await tools.say(source, "one")
+        caller = await record.caller()
+        await caller.service.merge_sessions(caller.user_id, SessionId(source), SessionId(target))
+        history = await tools.answer("get_session_history", session_id=source)
+        assert (history["merged_into"], history["entries"], history["status"]) == (target, [], "archived")
+        message = {"role": "user", "content": "two"}
+        assert target in await tools.refusal("add_messages", session_id=source, messages=[message])
+        assert target in await tools.refusal("update_session", session_id=source, status="active")
+        listed = (await tools.answer("list_sessions", status="archived"))["sessions"]
+        assert [each["merged_into"] for each in listed] == [target]
 
 
 async def test_add_messages_stores_every_field_and_gives_the_seqs(tools: Tools) -> None:
@@ -631,6 +681,7 @@ async def tour(tools: Tools) -> list[tuple[str, types.CallToolResult]]:
     await call("list_tool_usage", session_id=session)
     await call("get_active_session", workspace="/w")
     await call("update_session", session_id=session, status="archived", metadata={"n": 2.5})
+    await call("fork_session", session_id=session, at_seq=2, title=hard)
     await call("delete_session", session_id=session)
     return shown
 

@@ -1,0 +1,194 @@
+"""Deletions: invisible at once, removed in steps, and finished later where a process ended in between.
+
+What is deleted belongs to nobody from the first, small transaction on: a session is moved to a user whom no id and no
+name leads to, and a deleted user becomes such a one. So every query that asks whose a session is, as all do, hides it,
+and its names and keys are free again. `finish_some` then removes what is nobody's, a bounded step at a time; any
+process may call it at any moment, as each step finds for itself what is to be done next. A small deletion is finished
+in the transaction that began it.
+
+A fork of what is deleted gets its own copy of what it has read there, or goes with it when asked.
+"""
+
+from typing import Any
+
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, tuple_, update
+
+from chat_service.events import Event
+from chat_service.forks import Inherited, give_own_copy
+from chat_service.sessions import OWNED, check_ids, get_timeline
+from chat_service.steps import BATCH, Step, size_of
+from chat_service.users import USER_KEY, get
+from chat_service.work import Work
+from models.ids import SessionId, UserId, new_id
+from models.shapes import DeletedDict
+from models.tables import chat_sessions, messages, tool_call_references, tool_usages, users
+
+_forks = chat_sessions.alias("forks")
+_INHERITED = (chat_sessions.c.key, chat_sessions.c.forked_from_key, func.coalesce(chat_sessions.c.forked_from_seq, 0))
+
+
+def _with_forks() -> Any:
+    tree = select(chat_sessions.c.key).where(OWNED).cte("tree", recursive=True)
+    return tree.union_all(select(_forks.c.key).join(tree, _forks.c.forked_from_key == tree.c.key))
+
+
+def _take_away(which: Any) -> Any:
+    # Of all forks only what is the user's still: others are being deleted already.
+    return (
+        update(chat_sessions)
+        .where(which, chat_sessions.c.user_key == USER_KEY)
+        .values(user_key=bindparam("nobody"))
+        .returning(
+            chat_sessions.c.key, chat_sessions.c.id, chat_sessions.c.message_count, chat_sessions.c.tool_usage_count
+        )
+    )
+
+
+_TAKE_AWAY = _take_away(OWNED)
+_TAKE_AWAY_WITH_FORKS = _take_away(chat_sessions.c.key.in_(select(_with_forks().c.key)))
+_TOTALS = select(
+    func.count(),
+    func.coalesce(func.sum(chat_sessions.c.message_count), 0),
+    func.coalesce(func.sum(chat_sessions.c.tool_usage_count), 0),
+).where(chat_sessions.c.user_key == USER_KEY)
+_SESSIONS_OF = select(chat_sessions.c.id).where(chat_sessions.c.user_key == USER_KEY).order_by(chat_sessions.c.key)
+_MAKE_NOBODY = insert(users).returning(users.c.key)
+_BECOME_NOBODY = update(users).where(users.c.id == bindparam("user_id"))
+_NOBODY = select(users.c.key).where(users.c.deleted_at.is_not(None)).limit(1)
+# A fork's key is larger than its parent's, so that forks come first.
+_LAST_SESSION = (
+    select(*_INHERITED)
+    .where(chat_sessions.c.user_key == bindparam("nobody"))
+    .order_by(chat_sessions.c.key.desc())
+    .limit(1)
+)
+_FORK = (
+    select(*_INHERITED)
+    .join(users, users.c.key == chat_sessions.c.user_key)
+    .where(chat_sessions.c.forked_from_key == bindparam("session_key"))
+    .order_by(chat_sessions.c.key)
+    .limit(1)
+)
+_DELETED_FORK = _FORK.where(users.c.deleted_at.is_not(None))
+_ENTRIES = {
+    entries: (
+        select(entries.c.key, size_of(entries)).where(entries.c.session_key == bindparam("session_key")).limit(BATCH),
+        delete(entries).where(entries.c.key.in_(bindparam("keys", expanding=True))),
+    )
+    for entries in (messages, tool_usages)
+}
+_reference = tuple_(*tool_call_references.primary_key.columns)
+_DELETE_REFERENCES = delete(tool_call_references).where(
+    _reference.in_(
+        select(*tool_call_references.primary_key.columns)
+        .where(tool_call_references.c.session_key == bindparam("of_session"))
+        .limit(bindparam("limit"))
+    )
+)
+_DELETE_SESSION = delete(chat_sessions).where(chat_sessions.c.key == bindparam("session_key"))
+_DELETE_NOBODY = delete(users).where(users.c.key == bindparam("nobody"))
+
+
+def delete_session(work: Work, user_id: UserId, session_id: SessionId, *, with_forks: bool = False) -> DeletedDict:
+    """Delete the session with all its entries, and with all its forks where asked, and return the receipt.
+
+    Raises NotFound.
+    """
+    get_timeline(work.connection, user_id, session_id)
+    nobody = _nobody(work) | {"created_at": work.now, "last_seen_at": work.now}
+    parameters: dict[str, Any] = check_ids(user_id, session_id)
+    parameters["nobody"] = work.connection.execute(_MAKE_NOBODY, nobody).scalar_one()
+    taken = work.connection.execute(_TAKE_AWAY_WITH_FORKS if with_forks else _TAKE_AWAY, parameters).all()
+    for session in sorted(taken):
+        work.tell(Event(user_id, SessionId(session.id), "deleted"))
+    finish_some(work)
+    return {
+        "deleted": session_id,
+        "sessions": len(taken),
+        "messages": sum(session.message_count for session in taken),
+        "tool_usages": sum(session.tool_usage_count for session in taken),
+    }
+
+
+def delete_user(work: Work, user_id: UserId) -> DeletedDict:
+    """Delete the user and everything of theirs, and return the receipt; raises NotFound."""
+    get(work.connection, user_id)
+    sessions, said, done = work.connection.execute(_TOTALS, {"user_id": user_id}).one()
+    for session_id in work.connection.execute(_SESSIONS_OF, {"user_id": user_id}).scalars():
+        work.tell(Event(user_id, SessionId(session_id), "deleted"))
+    nothing = {"issuer": None, "subject": None, "email": None, "display_name": None}
+    work.connection.execute(_BECOME_NOBODY.values(_nobody(work) | nothing), {"user_id": user_id})
+    finish_some(work)
+    return {"deleted": user_id, "sessions": sessions, "messages": said, "tool_usages": done}
+
+
+def is_anything_left(connection: Connection) -> bool:
+    """Tell whether something that was deleted is still to be removed."""
+    return connection.execute(_NOBODY).first() is not None
+
+
+def finish_some(work: Work) -> bool:
+    """Do one bounded step of what deletions have left to do, and tell whether something is left after it."""
+    step = Step()
+    while not step.is_over:
+        nobody: int | None = work.connection.execute(_NOBODY).scalar()
+        if nobody is None:
+            return False
+        session = _next_session(work.connection, nobody)
+        if session is None:
+            work.connection.execute(_DELETE_NOBODY, {"nobody": nobody})
+            step.spend(rows=1)
+        else:
+            _remove(work, session, step)
+    return is_anything_left(work.connection)
+
+
+def _nobody(work: Work) -> dict[str, Any]:
+    # Nobody is told the id, and nobody can guess the name.
+    return {"id": new_id(), "username": f"deleted {new_id()}", "deleted_at": work.now}
+
+
+def _next_session(connection: Connection, nobody: int) -> Inherited | None:
+    row = connection.execute(_LAST_SESSION, {"nobody": nobody}).one_or_none()
+    found = None
+    while row is not None:
+        # A fork that was deleted as well goes first, whenever that was.
+        found = Inherited(*row)
+        row = connection.execute(_DELETED_FORK, {"session_key": found.key}).one_or_none()
+    return found
+
+
+def _remove(work: Work, session: Inherited, step: Step) -> None:
+    connection, place = work.connection, {"session_key": session.key}
+    fork = connection.execute(_FORK, place).one_or_none()
+    if fork is not None:
+        give_own_copy(work, session, Inherited(*fork), step)
+        return
+    for entries in (messages, tool_usages):
+        while _remove_entries(connection, entries, session.key, step):
+            if step.is_over:
+                return
+    while (removed := _remove_references(connection, session.key)) > 0:
+        step.spend(removed)
+        if step.is_over:
+            return
+    connection.execute(_DELETE_SESSION, place)
+    step.spend(rows=1)
+
+
+def _remove_entries(connection: Connection, entries: Table, session_key: int, step: Step) -> bool:
+    """Remove some entries of a session; whatever else is kept of them (an index of their words) is removed here."""
+    select_some, delete_these = _ENTRIES[entries]
+    keys: list[int] = []
+    for key, size in connection.execute(select_some, {"session_key": session_key}):
+        keys.append(key)
+        step.spend(rows=1, characters=size)
+        if step.is_over:
+            break
+    if keys:
+        connection.execute(delete_these, {"keys": keys})
+    return bool(keys)
+
+
+def _remove_references(connection: Connection, session_key: int) -> int:
+    return connection.execute(_DELETE_REFERENCES, {"of_session": session_key, "limit": BATCH}).rowcount

@@ -1,0 +1,74 @@
+"""Migrations: a database of an earlier version keeps every row, and works as a new one does."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from chat_service.service import ChatService
+from models import migrate
+from models.database import Database
+from models.ids import SessionId, UserId
+from models.sqlite import choose_library
+from models.tables import APPLICATION_ID, SCHEMA_VERSION
+from tests.conftest import url_of
+from tests.support import said
+
+pytestmark = pytest.mark.anyio
+
+USER_ID = "01a1fc1f-9aeb-7cd6-a61c-f8f3462d9751"
+SESSION_ID = "01a1fc1f-9aeb-7cd6-a61c-f8f3462d9752"
+
+ROWS_OF_VERSION_1 = (
+    "INSERT INTO users (key, id, username, created_at, last_seen_at) "
+    "VALUES (1, x'01a1fc1f9aeb7cd6a61cf8f3462d9751', 'ada', 0, 0)",
+    "INSERT INTO chat_sessions "
+    "(key, id, user_key, title, status, last_seq, message_count, tool_usage_count, created_at) "
+    "VALUES (1, x'01a1fc1f9aeb7cd6a61cf8f3462d9752', 1, 'Old', 'active', 2, 1, 1, 0)",
+    "INSERT INTO messages (session_key, seq, kind, role, author, created_at, content) "
+    "VALUES (1, 1, 'message', 'user', 'agent', 0, 'hello')",
+    "INSERT INTO tool_usages (session_key, seq, tool_name, status, origin, created_at, arguments) "
+    "VALUES (1, 2, 'read', 'success', 'agent', 0, '{}')",
+    "INSERT INTO tool_call_references VALUES (1, 'call', 1)",
+)
+
+
+def make(path: Path, version: int, *rows: str) -> None:
+    """Create a file as a server of that version left it."""
+    engine = create_engine(f"sqlite:///{path}", module=choose_library(), poolclass=NullPool)
+    with engine.begin() as connection:
+        migrate.upgrade(connection, f"{version:04d}")
+        connection.execute(text(f"PRAGMA application_id={APPLICATION_ID:d}"))
+        connection.execute(text(f"PRAGMA user_version={version:d}"))
+        for row in rows:
+            connection.execute(text(row))
+    engine.dispose()
+
+
+def rows_of(path: Path) -> dict[str, list[Any]]:
+    connection = choose_library().connect(str(path))
+    tables = ("users", "chat_sessions", "messages", "tool_usages", "tool_call_references")
+    found = {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables}  # noqa: S608
+    connection.close()
+    return found
+
+
+async def test_a_database_of_version_1_keeps_every_row_and_can_be_forked_and_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    make(path, 1, *ROWS_OF_VERSION_1)
+    before = rows_of(path)
+    async with Database(url_of(path)) as database:
+        assert (await database.health())["schema_version"] == SCHEMA_VERSION
+        for table, rows in rows_of(path).items():
+            for row, old in zip(rows, before[table], strict=True):
+                assert row[: len(old)] == old
+                assert set(row[len(old) :]) <= {None}
+        service = ChatService(database)
+        user_id, session_id = UserId(USER_ID), SessionId(SESSION_ID)
+        fork = await service.fork_session(user_id, session_id)
+        await service.add_message(user_id, SessionId(fork["id"]), said("more"))
+        await service.delete_session(user_id, session_id)
+        history = await service.get_session_history(user_id, SessionId(fork["id"]))
+        assert [entry["seq"] for entry in history["entries"]] == [1, 2, 3]
