@@ -9,7 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from chat_service import history, messages, sessions, tool_usage, users
+from chat_service import history, messages, search, sessions, tool_usage, users
 from chat_service.events import Event, Events
 from chat_service.limits import Limits
 from chat_service.work import Work
@@ -34,6 +34,7 @@ from models.shapes import (
     HistoryPreviewDict,
     MessageDict,
     MessagePageDict,
+    SearchPageDict,
     SessionDict,
     SessionPageDict,
     ToolSummaryDict,
@@ -208,6 +209,14 @@ class ChatService:
     ) -> EntryPieceDict:
         """Return a piece of one entry's text, from an offset in characters."""
         return await self._read(history.get_entry, user_id, session_id, seq, content_offset, content_limit)
+
+    # Search
+
+    async def search_history(
+        self, user_id: UserId, query: str, limit: int = 20, cursor: str | None = None
+    ) -> SearchPageDict:
+        """Return a page of the user's entries that a query finds; `chat_service.query_language` has its syntax."""
+        return await self._read(search.search, user_id, query, limit, cursor)
 
     # All together
 

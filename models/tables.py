@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Connection,
     Dialect,
     Float,
     ForeignKey,
@@ -25,14 +26,16 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    event,
     text,
 )
 
+from models import full_text
 from models.errors import DAMAGED, Unavailable
 from models.ids import from_microseconds, pack_id, to_microseconds, unpack_id
 from models.text import to_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """The number of the newest migration; in an SQLite file it stands in `PRAGMA user_version`."""
 
 APPLICATION_ID = 0x4D435043
@@ -235,3 +238,10 @@ for _entries in (messages, tool_usages):
     Index(None, _entries.c.session_key, _entries.c.idempotency_key, unique=True, sqlite_where=_given)
 _named = tool_usages.c.tool_call_id.is_not(None)
 Index(None, tool_usages.c.session_key, tool_usages.c.tool_call_id, sqlite_where=_named)
+
+
+@event.listens_for(metadata, "after_create")
+def _create_full_text(_: MetaData, connection: Connection, **__: Any) -> None:
+    library: Any = connection.dialect.dbapi
+    for statement in full_text.create_statements(library.sqlite_version_info):
+        connection.exec_driver_sql(statement)

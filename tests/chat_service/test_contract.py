@@ -67,6 +67,7 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "get_session_history": lambda world: {"session_id": world.session_id},
     "get_session_preview": lambda world: {"session_id": world.session_id},
     "get_session_entry": lambda world: {"session_id": world.session_id, "seq": 1},
+    "search_history": lambda world: {"query": "last", "limit": 1},
     "transaction": lambda world: {"function": _create_and_append(world)},
     "health": lambda world: {},
 }
@@ -250,6 +251,7 @@ READ_STATEMENTS: dict[str, tuple[int, Arguments]] = {
     "summarize_tool_usage": (3, {}),
 }
 READ_STATEMENTS_OF_A_USER: dict[str, tuple[int, Arguments]] = {
+    "search_history": (5, {"query": "number", "limit": 20}),
     "get_user": (1, {}),
     "get_user_sessions": (1, {"limit": 500}),
     "get_active_session": (2, {}),

@@ -42,10 +42,11 @@ FIXED: dict[str, tuple[set[str], set[str]]] = {
         {"limit", "before_seq", "after_seq", "detail", "entry_seq", "content_offset"},
     ),
     "list_tool_usage": (set(), {"session_id", "tool_name", "status", "limit", "cursor"}),
+    "search_history": ({"query"}, {"limit", "cursor"}),
 }
 """The names that clients rely on: each tool with its required and its optional arguments, in the listed order."""
 
-READ_ONLY = {"list_sessions", "get_active_session", "get_session_history", "list_tool_usage"}
+READ_ONLY = {"list_sessions", "get_active_session", "get_session_history", "list_tool_usage", "search_history"}
 MEBIBYTE = 1_048_576
 PATTERN = 'aß€😀\n\t\r\n\x01\x1f\x7f\u2028\ufeff"\\end '
 

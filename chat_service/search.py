@@ -1,0 +1,234 @@
+"""Search: the acting user's messages and tool usage that hold what a query asks for.
+
+The index gives the newest candidates, a block of each kind at a time; only these are ranked, so a word that stands in
+every message costs no more than a rare one. A page never spans two blocks; its cursor says where each kind's block
+begins and how much of the block was given. Filters that the index does not know are judged on a bounded number of
+candidates, so a page may be short, even empty, although more follow.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Table, Text, bindparam, func, literal, null, or_, select, true, type_coerce
+
+from chat_service import query_language
+from chat_service.excerpts import Finder, excerpt, rank
+from chat_service.paging import check_limit, make_cursor_of, read_cursor_of
+from chat_service.query_language import SearchQuery
+from chat_service.sessions import OWNED, check_ids, not_found
+from chat_service.users import USER_KEY, get_user_key
+from models import full_text
+from models.ids import SessionId, UserId
+from models.prepared import Prepared
+from models.shapes import SearchHitDict, SearchPageDict
+from models.tables import chat_sessions, messages, tool_usages
+
+BLOCK = 100
+"""So many candidates of each kind are ranked together."""
+
+_SCANNED = 20_000
+_RANKED_CHARACTERS = 4_096
+_NEWEST = 2**63 - 1
+_SEGMENT = Prepared(select(chat_sessions.c.key, chat_sessions.c.last_seq).where(OWNED))
+_KINDS = (messages, tool_usages)
+
+
+def _text(column: Any) -> Any:
+    return type_coerce(column, Text)
+
+
+def _of_keys(entries: Table, *shape: Any) -> Any:
+    session = chat_sessions.c.id, chat_sessions.c.title
+    return (
+        select(entries.c.key, entries.c.seq, entries.c.created_at, *session, *shape)
+        .join(chat_sessions, chat_sessions.c.key == entries.c.session_key)
+        .where(entries.c.key.in_(bindparam("keys", expanding=True)), chat_sessions.c.user_key == USER_KEY)
+    )
+
+
+_MESSAGE_HITS = _of_keys(
+    messages, messages.c.role, null().label("tool_name"), messages.c.content, _text(messages.c.parts).label("parts")
+)
+_TOOL_USAGE_HITS = _of_keys(
+    tool_usages,
+    null().label("role"),
+    tool_usages.c.tool_name,
+    tool_usages.c.server_name,
+    _text(tool_usages.c.arguments).label("arguments"),
+    _text(tool_usages.c.result).label("result"),
+    tool_usages.c.error,
+)
+
+
+class Segment(NamedTuple):
+    """The entries of one session's rows up to a seq."""
+
+    session_key: int
+    up_to_seq: int
+
+
+class _Candidate(NamedTuple):
+    entries: Table
+    key: int
+    created_at: str
+    text: str
+
+
+class _Block(NamedTuple):
+    """Candidates of one kind: those before `edge`, which no later append moves; `next_edge` is 0 where none follow."""
+
+    candidates: list[_Candidate]
+    edge: int
+    next_edge: int
+
+
+def search(
+    connection: Connection, user_id: UserId, query: str, limit: int = 20, cursor: str | None = None
+) -> SearchPageDict:
+    """Return a page of hits; raises Invalid, naming what of the query to change, and NotFound for a session: filter."""
+    check_limit(limit)
+    wanted = query_language.parse(query)
+    of = ("search", user_id, query)
+    *edges, given = read_cursor_of(cursor, len(_KINDS) + 1, *of) or (_NEWEST,) * len(_KINDS) + (0,)
+    user_key = get_user_key(connection, user_id)
+    segments = [each for session_id in wanted.sessions for each in segments_of(connection, user_id, session_id)]
+    blocks = [
+        _block(connection, entries, edge, user_id, user_key, wanted, segments)
+        for entries, edge in zip(_KINDS, edges, strict=True)
+    ]
+    finders = [Finder(term) for term in wanted.terms]
+    block = _ranked([candidate for each in blocks for candidate in each.candidates], finders)
+    page = block[given : given + limit]
+    next_cursor: str | None = None
+    if given + limit < len(block):
+        next_cursor = make_cursor_of((*(each.edge for each in blocks), given + limit), *of)
+    elif any(each.next_edge for each in blocks):
+        next_cursor = make_cursor_of((*(each.next_edge for each in blocks), 0), *of)
+    finders += [Finder(full_text.Term(tool)) for tool in wanted.tools]
+    return {"hits": _hits(connection, user_id, page, finders), "next_cursor": next_cursor}
+
+
+def segments_of(connection: Connection, user_id: UserId, session_id: SessionId) -> list[Segment]:
+    """Return where the entries of a session are kept; raises NotFound.
+
+    The one place that knows: where a session reads on in another, that one's rows up to a seq are a segment too.
+    """
+    row = _SEGMENT.first(connection, check_ids(user_id, session_id))
+    if row is None:
+        raise not_found()
+    return [Segment(*row)]
+
+
+def _block(
+    connection: Connection,
+    entries: Table,
+    edge: int,
+    user_id: UserId,
+    user_key: int,
+    wanted: SearchQuery,
+    segments: Sequence[Segment],
+) -> _Block:
+    if edge == 0 or not _may_fit(entries, wanted):
+        return _Block([], 0, 0)
+    index = full_text.index_of(entries.name)
+    scanned = (
+        select(index.c.rowid.label("key"))
+        .where(full_text.matches(index), index.c.rowid < bindparam("edge"))
+        .order_by(index.c.rowid.desc())
+        .limit(_SCANNED if wanted.before or wanted.after or segments else BLOCK + 1)
+        .cte("scanned")
+    )
+    count, keys = func.count().label("scanned"), scanned.c.key
+    totals = select(count, func.min(keys).label("lowest"), func.max(keys).label("highest")).select_from(scanned)
+    fitting = (
+        select(entries.c.key, entries.c.created_at, _ranked_text(entries).label("text"))
+        .join(scanned, scanned.c.key == entries.c.key)
+        .join(chat_sessions, chat_sessions.c.key == entries.c.session_key)
+        .where(chat_sessions.c.user_key == USER_KEY)
+        .order_by(entries.c.key.desc())
+        .limit(BLOCK + 1)
+    )
+    if wanted.before:
+        fitting = fitting.where(entries.c.created_at < wanted.before)
+    if wanted.after:
+        fitting = fitting.where(entries.c.created_at >= wanted.after)
+    if segments:
+        inside = ((entries.c.session_key == key) & (entries.c.seq <= last) for key, last in segments)
+        fitting = fitting.where(or_(*inside))
+    all_scanned, found = totals.subquery("total"), fitting.subquery("found")
+    statement = select(all_scanned, found).select_from(all_scanned.outerjoin(found, true()))
+    expression = _expression(entries, wanted, user_key, segments)
+    rows = connection.execute(statement, {"wanted": expression, "edge": edge, "user_id": user_id}).fetchall()
+    candidates = [_Candidate(entries, row.key, row.created_at, row.text) for row in rows if row.key is not None]
+    candidates.sort(key=lambda each: -each.key)
+    total = rows[0]
+    edge = total.highest + 1 if total.scanned else 0
+    if len(candidates) > BLOCK:
+        return _Block(candidates[:BLOCK], edge, candidates[BLOCK - 1].key)
+    return _Block(candidates, edge, total.lowest if total.scanned == _SCANNED else 0)
+
+
+def _may_fit(entries: Table, wanted: SearchQuery) -> bool:
+    if entries is messages:
+        return not wanted.tools
+    return not wanted.roles or "tool" in wanted.roles
+
+
+def _expression(entries: Table, wanted: SearchQuery, user_key: int, segments: Sequence[Segment]) -> str:
+    marks = [[full_text.user_mark(user_key)]]
+    if segments:
+        # A session has one owner: its mark says whose it is, and is rarer.
+        marks = [sorted({full_text.session_mark(segment.session_key) for segment in segments})]
+    if wanted.roles and entries is messages:
+        marks.append([full_text.role_mark(role) for role in wanted.roles])
+    return full_text.expression(full_text.Wanted(wanted.terms, wanted.excluded, marks, wanted.tools))
+
+
+def _ranked_text(entries: Table) -> Any:
+    columns = (
+        [entries.c.content, entries.c.parts]
+        if entries is messages
+        else [entries.c.tool_name, entries.c.server_name, entries.c.arguments, entries.c.result, entries.c.error]
+    )
+    text: Any = literal("")
+    for each in columns:
+        text = text.concat(func.coalesce(func.substr(_text(each), 1, _RANKED_CHARACTERS), "")).concat(" ")
+    return text
+
+
+def _ranked(candidates: list[_Candidate], finders: Sequence[Finder]) -> list[_Candidate]:
+    newest = sorted(candidates, key=lambda each: (each.created_at, each.key, each.entries.name), reverse=True)
+    scores = rank(finders, [each.text for each in newest])
+    # Sorting is stable: of equal ones the newest stays first.
+    order = sorted(range(len(newest)), key=lambda place: -scores[place])
+    return [newest[place] for place in order]
+
+
+def _hits(
+    connection: Connection, user_id: UserId, page: Sequence[_Candidate], finders: Sequence[Finder]
+) -> list[SearchHitDict]:
+    hits: dict[tuple[str, int], SearchHitDict] = {}
+    for entries, statement in ((messages, _MESSAGE_HITS), (tool_usages, _TOOL_USAGE_HITS)):
+        keys = [each.key for each in page if each.entries is entries]
+        # Row by row: an entry may be long, and only a line of it is kept.
+        for row in connection.execute(statement, {"keys": keys, "user_id": user_id}) if keys else ():
+            hits[entries.name, row.key] = _hit(row, finders)
+    return [hits[each.entries.name, each.key] for each in page]
+
+
+def _hit(row: Any, finders: Sequence[Finder]) -> SearchHitDict:
+    if row.role is not None:
+        text = full_text.message_text(row.content, row.parts)
+    else:
+        said = full_text.tool_text(row.arguments, row.result, row.error)
+        text = " ".join([row.tool_name, row.server_name or "", said])
+    return {
+        "session_id": row.id,
+        "session_title": row.title,
+        "seq": row.seq,
+        "entry_type": "tool_usage" if row.role is None else "message",
+        "role": row.role,
+        "tool_name": row.tool_name,
+        "created_at": row.created_at,
+        "snippet": excerpt(finders, text),
+    }
