@@ -9,7 +9,20 @@ candidates, so a page may be short, even empty, although more follow.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, Text, bindparam, func, literal, null, or_, select, true, type_coerce
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Table,
+    Text,
+    bindparam,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    type_coerce,
+)
 
 from chat_service import query_language
 from chat_service.excerpts import Finder, excerpt, rank
@@ -22,6 +35,7 @@ from models.ids import SessionId, UserId
 from models.prepared import Prepared
 from models.shapes import SearchHitDict, SearchPageDict
 from models.tables import chat_sessions, messages, tool_usages
+from models.text import to_json
 
 BLOCK = 100
 """So many candidates of each kind are ranked together."""
@@ -29,6 +43,7 @@ BLOCK = 100
 _SCANNED = 20_000
 _RANKED_CHARACTERS = 4_096
 _NEWEST = 2**63 - 1
+_FIRST_MOMENT, _LAST_MOMENT = "0001-01-01T00:00:00.000000Z", "9999-12-31T23:59:59.999999Z"
 _SEGMENT = Prepared(select(chat_sessions.c.key, chat_sessions.c.last_seq).where(OWNED))
 _KINDS = (messages, tool_usages)
 
@@ -37,15 +52,68 @@ def _text(column: Any) -> Any:
     return type_coerce(column, Text)
 
 
+def _listed(name: str) -> Any:
+    # A list as one parameter, so that the statement is the same for any number.
+    return func.json_each(bindparam(name)).table_valued("value").c.value
+
+
 def _of_keys(entries: Table, *shape: Any) -> Any:
     session = chat_sessions.c.id, chat_sessions.c.title
-    return (
+    return Prepared(
         select(entries.c.key, entries.c.seq, entries.c.created_at, *session, *shape)
         .join(chat_sessions, chat_sessions.c.key == entries.c.session_key)
-        .where(entries.c.key.in_(bindparam("keys", expanding=True)), chat_sessions.c.user_key == USER_KEY)
+        .where(entries.c.key.in_(select(_listed("keys"))), chat_sessions.c.user_key == USER_KEY)
     )
 
 
+def _ranked_text(entries: Table) -> Any:
+    columns = (
+        [entries.c.content, entries.c.parts]
+        if entries is messages
+        else [entries.c.tool_name, entries.c.server_name, entries.c.arguments, entries.c.result, entries.c.error]
+    )
+    text: Any = literal("")
+    for each in columns:
+        text = text.concat(func.coalesce(func.substr(_text(each), 1, _RANKED_CHARACTERS), "")).concat(" ")
+    return text
+
+
+def _candidates(entries: Table) -> Prepared:
+    """Return the statement for the newest candidates: how many the index gave, from where to where, and which fit."""
+    index = full_text.index_of(entries.name)
+    scanned = (
+        select(index.c.rowid.label("key"))
+        .where(full_text.matches(index), index.c.rowid < bindparam("edge"))
+        .order_by(index.c.rowid.desc())
+        .limit(bindparam("scan", type_=BigInteger))
+        .cte("scanned")
+    )
+    count, keys = func.count().label("scanned"), scanned.c.key
+    total = select(count, func.min(keys).label("lowest"), func.max(keys).label("highest")).select_from(scanned)
+    segment = func.json_each(bindparam("segments")).table_valued("value")
+    inside = select(1).where(
+        entries.c.session_key == func.json_extract(segment.c.value, "$[0]"),
+        entries.c.seq <= func.json_extract(segment.c.value, "$[1]"),
+    )
+    found = (
+        select(entries.c.key, entries.c.created_at, _ranked_text(entries).label("text"))
+        .join(scanned, scanned.c.key == entries.c.key)
+        .join(chat_sessions, chat_sessions.c.key == entries.c.session_key)
+        .where(
+            chat_sessions.c.user_key == USER_KEY,
+            entries.c.created_at < bindparam("before"),
+            entries.c.created_at >= bindparam("after"),
+            or_(bindparam("segments").is_(null()), inside.exists()),
+        )
+        .order_by(entries.c.key.desc())
+        .limit(BLOCK + 1)
+        .subquery("found")
+    )
+    totals = total.subquery("total")
+    return Prepared(select(totals, found).select_from(totals.outerjoin(found, true())))
+
+
+_CANDIDATES = {entries.name: _candidates(entries) for entries in _KINDS}
 _MESSAGE_HITS = _of_keys(
     messages, messages.c.role, null().label("tool_name"), messages.c.content, _text(messages.c.parts).label("parts")
 )
@@ -130,42 +198,26 @@ def _block(
 ) -> _Block:
     if edge == 0 or not _may_fit(entries, wanted):
         return _Block([], 0, 0)
-    index = full_text.index_of(entries.name)
-    scanned = (
-        select(index.c.rowid.label("key"))
-        .where(full_text.matches(index), index.c.rowid < bindparam("edge"))
-        .order_by(index.c.rowid.desc())
-        .limit(_SCANNED if wanted.before or wanted.after or segments else BLOCK + 1)
-        .cte("scanned")
-    )
-    count, keys = func.count().label("scanned"), scanned.c.key
-    totals = select(count, func.min(keys).label("lowest"), func.max(keys).label("highest")).select_from(scanned)
-    fitting = (
-        select(entries.c.key, entries.c.created_at, _ranked_text(entries).label("text"))
-        .join(scanned, scanned.c.key == entries.c.key)
-        .join(chat_sessions, chat_sessions.c.key == entries.c.session_key)
-        .where(chat_sessions.c.user_key == USER_KEY)
-        .order_by(entries.c.key.desc())
-        .limit(BLOCK + 1)
-    )
-    if wanted.before:
-        fitting = fitting.where(entries.c.created_at < wanted.before)
-    if wanted.after:
-        fitting = fitting.where(entries.c.created_at >= wanted.after)
-    if segments:
-        inside = ((entries.c.session_key == key) & (entries.c.seq <= last) for key, last in segments)
-        fitting = fitting.where(or_(*inside))
-    all_scanned, found = totals.subquery("total"), fitting.subquery("found")
-    statement = select(all_scanned, found).select_from(all_scanned.outerjoin(found, true()))
     expression = _expression(entries, wanted, user_key, segments)
-    rows = connection.execute(statement, {"wanted": expression, "edge": edge, "user_id": user_id}).fetchall()
-    candidates = [_Candidate(entries, row.key, row.created_at, row.text) for row in rows if row.key is not None]
+    is_narrowed = bool(wanted.before or wanted.after or segments)
+    scan = _SCANNED if is_narrowed else BLOCK + 1
+    parameters = {
+        "wanted": expression,
+        "edge": edge,
+        "scan": scan,
+        "user_id": user_id,
+        "before": wanted.before or _LAST_MOMENT,
+        "after": wanted.after or _FIRST_MOMENT,
+        "segments": to_json(segments) if segments else None,
+    }
+    rows = _CANDIDATES[entries.name].rows(connection, parameters)
+    scanned, lowest, highest = rows[0][:3]
+    candidates = [_Candidate(entries, *row[3:]) for row in rows if row[3] is not None]
     candidates.sort(key=lambda each: -each.key)
-    total = rows[0]
-    edge = total.highest + 1 if total.scanned else 0
+    edge = highest + 1 if scanned else 0
     if len(candidates) > BLOCK:
         return _Block(candidates[:BLOCK], edge, candidates[BLOCK - 1].key)
-    return _Block(candidates, edge, total.lowest if total.scanned == _SCANNED else 0)
+    return _Block(candidates, edge, lowest if scanned == scan and is_narrowed else 0)
 
 
 def _may_fit(entries: Table, wanted: SearchQuery) -> bool:
@@ -184,18 +236,6 @@ def _expression(entries: Table, wanted: SearchQuery, user_key: int, segments: Se
     return full_text.expression(full_text.Wanted(wanted.terms, wanted.excluded, marks, wanted.tools))
 
 
-def _ranked_text(entries: Table) -> Any:
-    columns = (
-        [entries.c.content, entries.c.parts]
-        if entries is messages
-        else [entries.c.tool_name, entries.c.server_name, entries.c.arguments, entries.c.result, entries.c.error]
-    )
-    text: Any = literal("")
-    for each in columns:
-        text = text.concat(func.coalesce(func.substr(_text(each), 1, _RANKED_CHARACTERS), "")).concat(" ")
-    return text
-
-
 def _ranked(candidates: list[_Candidate], finders: Sequence[Finder]) -> list[_Candidate]:
     newest = sorted(candidates, key=lambda each: (each.created_at, each.key, each.entries.name), reverse=True)
     scores = rank(finders, [each.text for each in newest])
@@ -210,25 +250,25 @@ def _hits(
     hits: dict[tuple[str, int], SearchHitDict] = {}
     for entries, statement in ((messages, _MESSAGE_HITS), (tool_usages, _TOOL_USAGE_HITS)):
         keys = [each.key for each in page if each.entries is entries]
-        # Row by row: an entry may be long, and only a line of it is kept.
-        for row in connection.execute(statement, {"keys": keys, "user_id": user_id}) if keys else ():
-            hits[entries.name, row.key] = _hit(row, finders)
+        for row in statement.rows(connection, {"keys": to_json(keys), "user_id": user_id}):
+            hits[entries.name, row[0]] = _hit(row[1:], finders)
     return [hits[each.entries.name, each.key] for each in page]
 
 
-def _hit(row: Any, finders: Sequence[Finder]) -> SearchHitDict:
-    if row.role is not None:
-        text = full_text.message_text(row.content, row.parts)
+def _hit(row: Sequence[Any], finders: Sequence[Finder]) -> SearchHitDict:
+    seq, created_at, session_id, title, role, tool_name, *said = row
+    if role is not None:
+        text = full_text.message_text(*said)
     else:
-        said = full_text.tool_text(row.arguments, row.result, row.error)
-        text = " ".join([row.tool_name, row.server_name or "", said])
+        server_name, *exchanged = said
+        text = " ".join([tool_name, server_name or "", full_text.tool_text(*exchanged)])
     return {
-        "session_id": row.id,
-        "session_title": row.title,
-        "seq": row.seq,
-        "entry_type": "tool_usage" if row.role is None else "message",
-        "role": row.role,
-        "tool_name": row.tool_name,
-        "created_at": row.created_at,
+        "session_id": session_id,
+        "session_title": title,
+        "seq": seq,
+        "entry_type": "tool_usage" if role is None else "message",
+        "role": role,
+        "tool_name": tool_name,
+        "created_at": created_at,
         "snippet": excerpt(finders, text),
     }

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.anyio
 
 OLD_ROWS = (
     "INSERT INTO users (key, id, username, created_at, last_seen_at) VALUES (5, zeroblob(16), 'ada', 0, 0)",
-    "INSERT INTO chat_sessions (key, id, user_key, title, status, last_seq, message_count, tool_usage_count, created_at)"
-    " VALUES (9, zeroblob(16), 5, 'Old', 'active', 3, 2, 1, 0)",
+    "INSERT INTO chat_sessions (key, id, user_key, title, status, last_seq, message_count, tool_usage_count,"
+    " created_at) VALUES (9, zeroblob(16), 5, 'Old', 'active', 3, 2, 1, 0)",
     "INSERT INTO messages (session_key, seq, kind, role, author, created_at, content, parts) VALUES"
     " (9, 1, 'message', 'user', 'user', 0, 'an ancient orchid, 蘭', NULL),"
     """ (9, 2, 'message', 'assistant', 'agent', 0, '', '[{"type":"text","content":"orchid getOldName"}]')""",
@@ -63,10 +63,9 @@ async def test_a_database_of_the_version_before_is_searchable_and_keeps_its_rows
         await service.add_message(user_id, session["id"], said("another orchid"))  # type: ignore[arg-type]
         assert len((await service.search_history(user_id, "orchid"))["hits"]) == 4
         await service.delete_user(user_id)
-        left = await database.read(
-            lambda connection: connection.exec_driver_sql("SELECT group_concat(quote(block)) FROM message_search_data")
-        )
-        assert "orchid".encode().hex().upper() not in str(left.scalar_one())
+        blocks = "SELECT group_concat(quote(block)) FROM message_search_data"
+        left = await database.read(lambda connection: str(connection.exec_driver_sql(blocks).scalar_one()))
+        assert b"orchid".hex().upper() not in left
 
 
 def test_words_that_stand_alone_and_parts_of_names_are_made_once_and_for_all() -> None:

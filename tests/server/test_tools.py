@@ -429,6 +429,28 @@ async def test_cursors_show_every_tool_call_once(tools: Tools) -> None:
         assert seen == expected[::-1]
 
 
+async def test_search_history_finds_messages_and_tool_calls_and_reads_on(tools: Tools) -> None:
+    session = await tools.new_session(title="Garden")
+    await tools.say(session, *(f"orchid number {number}" for number in range(5)))
+    await tools.answer("log_tool_usage", session_id=session, tool_name="dig", arguments={"what": "orchid"})
+    seen: list[int] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = await tools.answer("search_history", query="orchid", limit=4, **cursor)
+        seen += [hit["seq"] for hit in page["hits"]]
+        if "next_cursor" not in page:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+    assert sorted(seen) == [1, 2, 3, 4, 5, 6]
+    result = await tools.call("search_history", query=f'"orchid number 3" session:{session}')
+    assert result.structured_content is not None
+    (hit,) = result.structured_content["hits"]
+    assert (hit["session_title"], hit["role"], hit["snippet"]) == ("Garden", "user", "**orchid number 3**")
+    assert '"**orchid number 3**"' in text_of(result)
+    assert (await tools.answer("search_history", query="absent"))["hits"] == []
+    assert (await tools.refusal("search_history", query="role:nobody")).startswith("Invalid: query")
+
+
 # Large entries, and a server that starts again
 
 
@@ -658,6 +680,7 @@ async def sizes_of_lists(tools: Tools, character: str) -> dict[str, int]:
         "list_tool_usage": ("list_tool_usage", {"limit": 30}),
         "list_tool_usage of a session": ("list_tool_usage", {"limit": 30, "session_id": session}),
         "get_active_session": ("get_active_session", {}),
+        "search_history": ("search_history", {"limit": 30, "query": "role:tool"}),
     }
     return {title: size_of(await answered(tools, name, given)) for title, (name, given) in calls.items()}
 
