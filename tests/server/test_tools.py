@@ -41,8 +41,8 @@ FIXED: dict[str, tuple[set[str], set[str]]] = {
         {"session_id"},
         {"limit", "before_seq", "after_seq", "detail", "entry_seq", "content_offset"},
     ),
-    "list_tool_usage": (set(), {"session_id", "tool_name", "status", "limit", "cursor"}),
     "search_history": ({"query"}, {"limit", "cursor"}),
+    "list_tool_usage": (set(), {"session_id", "tool_name", "status", "limit", "cursor"}),
 }
 """The names that clients rely on: each tool with its required and its optional arguments, in the listed order."""
 
@@ -646,6 +646,8 @@ async def tour(tools: Tools) -> list[tuple[str, types.CallToolResult]]:
         await call("get_session_history", session_id=session, entry_seq=seq)
     await call("get_session_history", session_id=session, entry_seq=5, content_offset=10_000)
     await call("list_sessions", limit=1)
+    await call("search_history", query="role:tool", limit=1)
+    await call("search_history", query="absent")
     await call("list_tool_usage", limit=1)
     await call("list_tool_usage", session_id=session)
     await call("get_active_session", workspace="/w")
