@@ -62,7 +62,8 @@ def _of_keys(entries: Table, *shape: Any) -> Any:
     return Prepared(
         select(entries.c.key, entries.c.seq, entries.c.created_at, *session, *shape)
         .join(chat_sessions, chat_sessions.c.key == entries.c.session_key)
-        .where(entries.c.key.in_(select(_listed("keys"))), chat_sessions.c.user_key == USER_KEY)
+        # A sum has no index, else the owner's sessions would be the way in, and all their entries be walked.
+        .where(entries.c.key.in_(select(_listed("keys"))), chat_sessions.c.user_key + 0 == USER_KEY)
     )
 
 
@@ -95,17 +96,19 @@ def _candidates(entries: Table) -> Prepared:
         entries.c.session_key == func.json_extract(segment.c.value, "$[0]"),
         entries.c.seq <= func.json_extract(segment.c.value, "$[1]"),
     )
+    # Asked of each candidate: joined, the owner's sessions would be the way in, and all their entries be walked.
+    owned = select(1).where(chat_sessions.c.key == entries.c.session_key, chat_sessions.c.user_key == USER_KEY)
     found = (
         select(entries.c.key, entries.c.created_at, _ranked_text(entries).label("text"))
         .join(scanned, scanned.c.key == entries.c.key)
-        .join(chat_sessions, chat_sessions.c.key == entries.c.session_key)
         .where(
-            chat_sessions.c.user_key == USER_KEY,
+            owned.exists(),
             entries.c.created_at < bindparam("before"),
             entries.c.created_at >= bindparam("after"),
             or_(bindparam("segments").is_(null()), inside.exists()),
         )
-        .order_by(entries.c.key.desc())
+        # A sum has no index, else all entries would be walked in the order of their keys.
+        .order_by((scanned.c.key + 0).desc())
         .limit(BLOCK + 1)
         .subquery("found")
     )
