@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cold_start import ROOT
 from chat_service.service import ChatService
 from models.database import Database
 from models.ids import SessionId, UserId
 from models.inputs import NewMessage, NewSession, NewUser
 from models.sqlite import SqliteEngine, choose_library
 
+ROOT = Path(__file__).parents[1]
 _IN_FLIGHT = 64
 _INDEXES = ("message_search", "tool_usage_search")
 _QUERIES = ("rareword", "common", "common word", '"common word"', "-word1 common", "role:user common", "absent")
