@@ -37,7 +37,8 @@ def _take_away(which: Any) -> Any:
     return (
         update(chat_sessions)
         .where(which, chat_sessions.c.user_key == USER_KEY)
-        .values(user_key=bindparam("nobody"))
+        # Its entries are in the index under the user whom it had: they are found there, to be taken out, by that.
+        .values(user_key=bindparam("nobody"), indexed_for=chat_sessions.c.user_key)
         .returning(
             chat_sessions.c.key, chat_sessions.c.id, chat_sessions.c.message_count, chat_sessions.c.tool_usage_count
         )

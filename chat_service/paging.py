@@ -36,23 +36,35 @@ def check_seq(name: str, seq: int | None, lowest: int = 0) -> None:
 
 def make_cursor(key: int, *of: object) -> str:
     """Return a cursor to what follows this key in the list that is described by the other arguments."""
-    body = key.to_bytes(8)
-    return base64.urlsafe_b64encode(body + _seal(body, of)).decode().rstrip("=")
+    return make_cursor_of((key,), *of)
 
 
 def read_cursor(cursor: str | None, *of: object) -> int | None:
     """Return the key that a cursor holds; raises Invalid where it was not made for this list."""
+    keys = read_cursor_of(cursor, 1, *of)
+    return None if keys is None else keys[0]
+
+
+def make_cursor_of(keys: tuple[int, ...], *of: object) -> str:
+    """Return a cursor that holds several keys, for a list that is read from several places."""
+    body = b"".join(key.to_bytes(8) for key in keys)
+    return base64.urlsafe_b64encode(body + _seal(body, of)).decode().rstrip("=")
+
+
+def read_cursor_of(cursor: str | None, count: int, *of: object) -> tuple[int, ...] | None:
+    """Return the keys that a cursor holds, so many; raises Invalid where it was not made for this list."""
     if cursor is None:
         return None
     try:
         data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         data = b""
-    body, seal = data[:8], data[8:]
-    # A key is a signed integer of eight bytes.
-    if len(body) < 8 or body[0] > 0x7F or seal != _seal(body, of):
+    body, seal = data[: 8 * count], data[8 * count :]
+    keys = tuple(int.from_bytes(body[start : start + 8], signed=True) for start in range(0, len(body), 8))
+    # A key is a signed integer of eight bytes, and never negative.
+    if len(body) < 8 * count or min(keys) < 0 or seal != _seal(body, of):
         raise Invalid("cursor is not one that this list gave: pass next_cursor unchanged, with the same filters.")
-    return int.from_bytes(body)
+    return keys
 
 
 def _seal(body: bytes, of: tuple[object, ...]) -> bytes:

@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from chat_service import context, deletions, forks, history, merges, messages, sessions, tool_usage, users
+from chat_service import context, deletions, forks, history, merges, messages, search, sessions, tool_usage, users
 from chat_service.changes import Changes
 from chat_service.events import Event, Events
 from chat_service.limits import MAX_WAIT_SECONDS, Limits
@@ -41,6 +41,7 @@ from models.shapes import (
     HistoryPreviewDict,
     MessageDict,
     MessagePageDict,
+    SearchPageDict,
     SessionDict,
     SessionPageDict,
     ToolSummaryDict,
@@ -266,6 +267,14 @@ class ChatService:
         """Return the newest entries that fit so many tokens, with pins and the newest summary, valid for a provider."""
         count = self._limits.count_tokens
         return await self._read(context.get_context, user_id, session_id, token_budget, shape, count)
+
+    # Search
+
+    async def search_history(
+        self, user_id: UserId, query: str, limit: int = 20, cursor: str | None = None
+    ) -> SearchPageDict:
+        """Return a page of the user's entries that a query finds; `chat_service.query_language` has its syntax."""
+        return await self._read(search.search, user_id, query, limit, cursor)
 
     # All together
 

@@ -277,6 +277,32 @@ class ToolSummaryDict(TypedDict):
     left_out: int
 
 
+class SearchHitDict(TypedDict):
+    """An entry that was found: a message has a `role`, a tool usage a `tool_name`.
+
+    `snippet` is one line of some 300 characters at most, with what was found marked **like this**.
+    """
+
+    session_id: str
+    session_title: str | None
+    seq: int
+    entry_type: Literal["message", "tool_usage"]
+    role: str | None
+    tool_name: str | None
+    created_at: str
+    snippet: str
+
+
+class SearchPageDict(TypedDict):
+    """A page of hits, the best of the newest first; it may be short although more follow.
+
+    `next_cursor` is None on the last page.
+    """
+
+    hits: list[SearchHitDict]
+    next_cursor: str | None
+
+
 class DeletedDict(TypedDict):
     """A receipt: the id of what was deleted, and how many sessions and entries of theirs are gone."""
 

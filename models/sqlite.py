@@ -31,6 +31,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from models import full_text
 from models.errors import DAMAGED, Unavailable
 from models.tables import SCHEMA_VERSION
 
@@ -135,6 +136,7 @@ class SqliteEngine:
             raw.execute("PRAGMA synchronous=FULL")
             raw.execute("PRAGMA foreign_keys=ON")
             raw.execute("PRAGMA secure_delete=ON")
+            full_text.register(raw)
         except BaseException:
             raw.close()
             raise

@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Connection,
     Dialect,
     Float,
     ForeignKey,
@@ -25,14 +26,16 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    event,
     text,
 )
 
+from models import full_text
 from models.errors import DAMAGED, Unavailable
 from models.ids import from_microseconds, pack_id, to_microseconds, unpack_id
 from models.text import to_json
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The number of the newest migration; in an SQLite file it stands in `PRAGMA user_version`."""
 
 APPLICATION_ID = 0x4D435043
@@ -165,6 +168,8 @@ chat_sessions = Table(
     Column("session_data", Json),
     # The public id of the session that took this one's entries over; it may be gone since.
     Column("merged_into", PublicId),
+    # The user under whom the entries are in the full-text index, where the session has been taken from them.
+    Column("indexed_for", BigInteger),
     UniqueConstraint("user_key", "source", "source_id"),
     UniqueConstraint("user_key", "idempotency_key"),
     Index(None, "user_key"),
@@ -247,3 +252,10 @@ Index(
 )  # fmt: skip
 _named = tool_usages.c.tool_call_id.is_not(None)
 Index(None, tool_usages.c.session_key, tool_usages.c.tool_call_id, sqlite_where=_named)
+
+
+@event.listens_for(metadata, "after_create")
+def _create_full_text(_: MetaData, connection: Connection, **__: Any) -> None:
+    library: Any = connection.dialect.dbapi
+    for statement in full_text.create_statements(library.sqlite_version_info):
+        connection.exec_driver_sql(statement)

@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 
 from models.errors import ChatError
-from server.command_line import config, database, demo, sessions, users
+from server.command_line import config, database, demo, search, sessions, users
 from server.command_line.terminal import complain
 from server.errors import explain_arguments
 
@@ -25,6 +25,7 @@ def build() -> typer.Typer:
     app.command()(serve)
     app.command()(demo.demo)
     app.command("show")(sessions.show)
+    app.command()(search.search)
     app.command("config")(config.config)
     app.command()(database.doctor)
     app.add_typer(sessions.build(), name="sessions")

@@ -5,7 +5,7 @@ from server.tools.binding import Tool
 
 def all_tools() -> tuple[Tool, ...]:
     """Return every tool that this server offers."""
-    from server.tools import context, history, messages, sessions, tool_usage
+    from server.tools import context, history, messages, search, sessions, tool_usage
 
     return (
         Tool(sessions.start_session, title="Start a session"),
@@ -18,5 +18,6 @@ def all_tools() -> tuple[Tool, ...]:
         Tool(tool_usage.log_tool_usage, title="Log a tool call"),
         Tool(history.get_session_history, title="Read a session's history", read_only=True),
         Tool(context.get_context, title="Get a window of a session that fits", read_only=True),
+        Tool(search.search_history, title="Search everything said and done", read_only=True),
         Tool(tool_usage.list_tool_usage, title="List tool calls", read_only=True),
     )

@@ -73,6 +73,7 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "get_session_entry": lambda world: {"session_id": world.session_id, "seq": 1},
     "wait_for_entries": lambda world: {"session_id": world.session_id, "after_seq": 1, "seconds": 1},
     "get_context": lambda world: {"session_id": world.session_id, "token_budget": 500},
+    "search_history": lambda world: {"query": "last", "limit": 1},
     "transaction": lambda world: {"function": _create_and_append(world)},
     "finish_deletions": lambda world: {},
     "health": lambda world: {},
@@ -259,6 +260,7 @@ READ_STATEMENTS: dict[str, tuple[int, Arguments]] = {
     "summarize_tool_usage": (3, {}),
 }
 READ_STATEMENTS_OF_A_USER: dict[str, tuple[int, Arguments]] = {
+    "search_history": (5, {"query": "number", "limit": 20}),
     "get_user": (1, {}),
     "get_user_sessions": (1, {"limit": 500}),
     "find_sessions": (1, {"text": "0", "limit": 500}),

@@ -84,7 +84,9 @@ def test_every_constraint_and_index_has_a_name(table: Table) -> None:
 
 
 async def test_every_constraint_in_the_file_has_a_name(database: Database) -> None:
-    for sql in schema_of(database.path).values():
+    for name, sql in schema_of(database.path).items():
+        if "_search" in name:
+            continue  # The tables in which FTS5 keeps an index are its own, and our triggers have no constraints.
         for column in clauses(sql)[0][1:-1]:
             for constraint in ("PRIMARY KEY", "UNIQUE", "FOREIGN KEY", "CHECK", "REFERENCES"):
                 assert constraint not in column

@@ -9,6 +9,7 @@ import pytest
 
 from chat_service import doctor
 from chat_service.service import ChatService
+from models import full_text
 from models.database import Database
 from models.errors import Unavailable
 from models.ids import SessionId
@@ -51,6 +52,7 @@ def make(path: Path, journal: str = JOURNALS[0], sessions: int = 3) -> list[Sess
 def change(path: Path, *statements: str) -> None:
     """Change the file behind the server's back, references unchecked."""
     with closing(choose_library().connect(path, isolation_level=None)) as raw:
+        full_text.register(raw)
         raw.execute("PRAGMA foreign_keys=OFF")
         for statement in statements:
             assert raw.execute(statement).rowcount != 0, f"changed nothing: {statement}"

@@ -153,10 +153,22 @@ def append_to(database_url: str, session_id: str, content: str) -> None:
     asyncio.run(append())
 
 
+def test_search_prints_hits_for_people_and_for_programs(environment: dict[str, str], database_url: str) -> None:
+    session_id = record_of(database_url, "two cups\nof orchid tea", "orchid " * 3, title="Tea")
+    shown = run(environment, "search", "orchid")
+    assert f"{session_id} [1] user  Tea\n    two cups of **orchid** tea\n" in shown
+    found = json.loads(run(environment, "search", "orchid", "--json", "--limit", "1"))
+    rest = json.loads(run(environment, "search", "orchid", "--json", "--cursor", found["next_cursor"]))
+    assert [hit["seq"] for hit in [*found["hits"], *rest["hits"]]] == [2, 1]
+    assert "tool scale" in run(environment, "search", '"3½ cups"')
+    assert "nothing found" in run(environment, "search", "absent")
+    assert "--cursor" in run(environment, "search", "orchid", "--limit", "1")
+
+
 def test_stored_text_cannot_steer_the_terminal(environment: dict[str, str], database_url: str) -> None:
     hostile = "\x1b]0;title\x07\x1b[2Jplain\u202e\u200b\U000e0041\x9b31m \x1bPq\x1b\\tab\tend"
     session_id = record_of(database_url, hostile, title=f"title {hostile}")
-    for arguments in (("show", session_id), ("show", session_id, "--full"), ("sessions",)):
+    for arguments in (("show", session_id), ("show", session_id, "--full"), ("sessions",), ("search", "end")):
         printed = run(environment, *arguments)
         assert "plain" in printed
         assert printed == printable(printed)

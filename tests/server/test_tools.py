@@ -44,11 +44,13 @@ FIXED: dict[str, tuple[set[str], set[str]]] = {
         {"limit", "before_seq", "after_seq", "detail", "entry_seq", "content_offset"},
     ),
     "get_context": ({"session_id", "token_budget"}, {"shape"}),
+    "search_history": ({"query"}, {"limit", "cursor"}),
     "list_tool_usage": (set(), {"session_id", "tool_name", "status", "limit", "cursor"}),
 }
 """The names that clients rely on: each tool with its required and its optional arguments, in the listed order."""
 
 READ_ONLY = {"list_sessions", "get_active_session", "get_session_history", "get_context", "list_tool_usage"}
+READ_ONLY = {"list_sessions", "get_active_session", "get_session_history", "list_tool_usage", "search_history"}
 MEBIBYTE = 1_048_576
 PATTERN = 'aß€😀\n\t\r\n\x01\x1f\x7f\u2028\ufeff"\\end '
 
@@ -479,6 +481,28 @@ async def test_cursors_show_every_tool_call_once(tools: Tools) -> None:
         assert seen == expected[::-1]
 
 
+async def test_search_history_finds_messages_and_tool_calls_and_reads_on(tools: Tools) -> None:
+    session = await tools.new_session(title="Garden")
+    await tools.say(session, *(f"orchid number {number}" for number in range(5)))
+    await tools.answer("log_tool_usage", session_id=session, tool_name="dig", arguments={"what": "orchid"})
+    seen: list[int] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = await tools.answer("search_history", query="orchid", limit=4, **cursor)
+        seen += [hit["seq"] for hit in page["hits"]]
+        if "next_cursor" not in page:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+    assert sorted(seen) == [1, 2, 3, 4, 5, 6]
+    result = await tools.call("search_history", query=f'"orchid number 3" session:{session}')
+    assert result.structured_content is not None
+    (hit,) = result.structured_content["hits"]
+    assert (hit["session_title"], hit["role"], hit["snippet"]) == ("Garden", "user", "**orchid number 3**")
+    assert '"**orchid number 3**"' in text_of(result)
+    assert (await tools.answer("search_history", query="absent"))["hits"] == []
+    assert (await tools.refusal("search_history", query="role:nobody")).startswith("Invalid: query")
+
+
 # Large entries, and a server that starts again
 
 
@@ -677,6 +701,8 @@ async def tour(tools: Tools) -> list[tuple[str, types.CallToolResult]]:
         for budget in (16, 900, 100_000):
             await call("get_context", session_id=session, token_budget=budget, shape=shape)
     await call("list_sessions", limit=1)
+    await call("search_history", query="role:tool", limit=1)
+    await call("search_history", query="absent")
     await call("list_tool_usage", limit=1)
     await call("list_tool_usage", session_id=session)
     await call("get_active_session", workspace="/w")
@@ -712,6 +738,7 @@ async def sizes_of_lists(tools: Tools, character: str) -> dict[str, int]:
         "list_tool_usage": ("list_tool_usage", {"limit": 30}),
         "list_tool_usage of a session": ("list_tool_usage", {"limit": 30, "session_id": session}),
         "get_active_session": ("get_active_session", {}),
+        "search_history": ("search_history", {"limit": 30, "query": "role:tool"}),
     }
     return {title: size_of(await answered(tools, name, given)) for title, (name, given) in calls.items()}
 

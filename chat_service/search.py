@@ -1,0 +1,278 @@
+"""Search: the acting user's messages and tool usage that hold what a query asks for.
+
+The index gives the newest candidates, a block of each kind at a time; only these are ranked, so a word that stands in
+every message costs no more than a rare one. A page never spans two blocks; its cursor says where each kind's block
+begins and how much of the block was given. Filters that the index does not know are judged on a bounded number of
+candidates, so a page may be short, even empty, although more follow.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Table,
+    Text,
+    bindparam,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    type_coerce,
+)
+
+from chat_service import query_language
+from chat_service.excerpts import Finder, excerpt, rank
+from chat_service.lineage import LINEAGE
+from chat_service.paging import END, check_limit, make_cursor_of, read_cursor_of
+from chat_service.query_language import SearchQuery
+from chat_service.sessions import get_timeline
+from chat_service.users import USER_KEY, get_user_key
+from models import full_text
+from models.ids import SessionId, UserId
+from models.prepared import Prepared
+from models.shapes import SearchHitDict, SearchPageDict
+from models.tables import chat_sessions, messages, tool_usages
+from models.text import to_json
+
+BLOCK = 100
+"""So many candidates of each kind are ranked together."""
+
+_SCANNED = 20_000
+_RANKED_CHARACTERS = 4_096
+_NEWEST = 2**63 - 1
+_FIRST_MOMENT, _LAST_MOMENT = "0001-01-01T00:00:00.000000Z", "9999-12-31T23:59:59.999999Z"
+_SEGMENTS = Prepared(select(LINEAGE.c.session_key, LINEAGE.c.low, LINEAGE.c.high))
+_KINDS = (messages, tool_usages)
+
+
+def _text(column: Any) -> Any:
+    return type_coerce(column, Text)
+
+
+def _listed(name: str) -> Any:
+    # A list as one parameter, so that the statement is the same for any number.
+    return func.json_each(bindparam(name)).table_valued("value").c.value
+
+
+def _of_keys(entries: Table, *shape: Any) -> Any:
+    session = chat_sessions.c.id, chat_sessions.c.title
+    return Prepared(
+        select(entries.c.key, entries.c.seq, entries.c.created_at, *session, *shape)
+        .join(chat_sessions, chat_sessions.c.key == entries.c.session_key)
+        # A sum has no index, else the owner's sessions would be the way in, and all their entries be walked.
+        .where(entries.c.key.in_(select(_listed("keys"))), chat_sessions.c.user_key + 0 == USER_KEY)
+    )
+
+
+def _ranked_text(entries: Table) -> Any:
+    columns = (
+        [entries.c.content, entries.c.parts]
+        if entries is messages
+        else [entries.c.tool_name, entries.c.server_name, entries.c.arguments, entries.c.result, entries.c.error]
+    )
+    text: Any = literal("")
+    for each in columns:
+        text = text.concat(func.coalesce(func.substr(_text(each), 1, _RANKED_CHARACTERS), "")).concat(" ")
+    return text
+
+
+def _candidates(entries: Table) -> Prepared:
+    """Return the statement for the newest candidates: how many the index gave, from where to where, and which fit."""
+    index = full_text.index_of(entries.name)
+    scanned = (
+        select(index.c.rowid.label("key"))
+        .where(full_text.matches(index), index.c.rowid < bindparam("edge"))
+        .order_by(index.c.rowid.desc())
+        .limit(bindparam("scan", type_=BigInteger))
+        .cte("scanned")
+    )
+    count, keys = func.count().label("scanned"), scanned.c.key
+    total = select(count, func.min(keys).label("lowest"), func.max(keys).label("highest")).select_from(scanned)
+    segment = func.json_each(bindparam("segments")).table_valued("value")
+    inside = select(1).where(
+        entries.c.session_key == func.json_extract(segment.c.value, "$[0]"),
+        entries.c.seq > func.json_extract(segment.c.value, "$[1]"),
+        entries.c.seq <= func.json_extract(segment.c.value, "$[2]"),
+    )
+    # Asked of each candidate: joined, the owner's sessions would be the way in, and all their entries be walked.
+    owned = select(1).where(chat_sessions.c.key == entries.c.session_key, chat_sessions.c.user_key == USER_KEY)
+    found = (
+        select(entries.c.key, entries.c.created_at, _ranked_text(entries).label("text"))
+        .join(scanned, scanned.c.key == entries.c.key)
+        .where(
+            owned.exists(),
+            entries.c.created_at < bindparam("before"),
+            entries.c.created_at >= bindparam("after"),
+            or_(bindparam("segments").is_(null()), inside.exists()),
+        )
+        # A sum has no index, else all entries would be walked in the order of their keys.
+        .order_by((scanned.c.key + 0).desc())
+        .limit(BLOCK + 1)
+        .subquery("found")
+    )
+    totals = total.subquery("total")
+    return Prepared(select(totals, found).select_from(totals.outerjoin(found, true())))
+
+
+_CANDIDATES = {entries.name: _candidates(entries) for entries in _KINDS}
+_MESSAGE_HITS = _of_keys(
+    messages, messages.c.role, null().label("tool_name"), messages.c.content, _text(messages.c.parts).label("parts")
+)
+_TOOL_USAGE_HITS = _of_keys(
+    tool_usages,
+    null().label("role"),
+    tool_usages.c.tool_name,
+    tool_usages.c.server_name,
+    _text(tool_usages.c.arguments).label("arguments"),
+    _text(tool_usages.c.result).label("result"),
+    tool_usages.c.error,
+)
+
+
+class Segment(NamedTuple):
+    """The entries of one session's rows after a seq, up to another."""
+
+    session_key: int
+    after_seq: int
+    up_to_seq: int
+
+
+class _Candidate(NamedTuple):
+    entries: Table
+    key: int
+    created_at: str
+    text: str
+
+
+class _Block(NamedTuple):
+    """Candidates of one kind: those before `edge`, which no later append moves; `next_edge` is 0 where none follow."""
+
+    candidates: list[_Candidate]
+    edge: int
+    next_edge: int
+
+
+def search(
+    connection: Connection, user_id: UserId, query: str, limit: int = 20, cursor: str | None = None
+) -> SearchPageDict:
+    """Return a page of hits; raises Invalid, naming what of the query to change, and NotFound for a session: filter."""
+    check_limit(limit)
+    wanted = query_language.parse(query)
+    of = ("search", user_id, query)
+    *edges, given = read_cursor_of(cursor, len(_KINDS) + 1, *of) or (_NEWEST,) * len(_KINDS) + (0,)
+    user_key = get_user_key(connection, user_id)
+    segments = [each for session_id in wanted.sessions for each in segments_of(connection, user_id, session_id)]
+    blocks = [
+        _block(connection, entries, edge, user_id, user_key, wanted, segments)
+        for entries, edge in zip(_KINDS, edges, strict=True)
+    ]
+    finders = [Finder(term) for term in wanted.terms]
+    block = _ranked([candidate for each in blocks for candidate in each.candidates], finders)
+    page = block[given : given + limit]
+    next_cursor: str | None = None
+    if given + limit < len(block):
+        next_cursor = make_cursor_of((*(each.edge for each in blocks), given + limit), *of)
+    elif any(each.next_edge for each in blocks):
+        next_cursor = make_cursor_of((*(each.next_edge for each in blocks), 0), *of)
+    finders += [Finder(full_text.Term(tool)) for tool in wanted.tools]
+    return {"hits": _hits(connection, user_id, page, finders), "next_cursor": next_cursor}
+
+
+def segments_of(connection: Connection, user_id: UserId, session_id: SessionId) -> list[Segment]:
+    """Return where the entries of a session are, those that it inherits too; raises NotFound."""
+    timeline = get_timeline(connection, user_id, session_id)
+    if not timeline.inherited:
+        return [Segment(timeline.session_key, 0, END)]
+    window = {"session_key": timeline.session_key, "low": 0, "high": END}
+    return [Segment(*row) for row in _SEGMENTS.rows(connection, window)]
+
+
+def _block(
+    connection: Connection,
+    entries: Table,
+    edge: int,
+    user_id: UserId,
+    user_key: int,
+    wanted: SearchQuery,
+    segments: Sequence[Segment],
+) -> _Block:
+    if edge == 0 or not _may_fit(entries, wanted):
+        return _Block([], 0, 0)
+    expression = _expression(entries, wanted, user_key, segments)
+    is_narrowed = bool(wanted.before or wanted.after or segments)
+    scan = _SCANNED if is_narrowed else BLOCK + 1
+    parameters = {
+        "wanted": expression,
+        "edge": edge,
+        "scan": scan,
+        "user_id": user_id,
+        "before": wanted.before or _LAST_MOMENT,
+        "after": wanted.after or _FIRST_MOMENT,
+        "segments": to_json(segments) if segments else None,
+    }
+    rows = _CANDIDATES[entries.name].rows(connection, parameters)
+    scanned, lowest, highest = rows[0][:3]
+    candidates = [_Candidate(entries, *row[3:]) for row in rows if row[3] is not None]
+    candidates.sort(key=lambda each: -each.key)
+    edge = highest + 1 if scanned else 0
+    if len(candidates) > BLOCK:
+        return _Block(candidates[:BLOCK], edge, candidates[BLOCK - 1].key)
+    return _Block(candidates, edge, lowest if scanned == scan and is_narrowed else 0)
+
+
+def _may_fit(entries: Table, wanted: SearchQuery) -> bool:
+    if entries is messages:
+        return not wanted.tools
+    return not wanted.roles or "tool" in wanted.roles
+
+
+def _expression(entries: Table, wanted: SearchQuery, user_key: int, segments: Sequence[Segment]) -> str:
+    marks = [[full_text.user_mark(user_key)]]
+    if segments:
+        # A session has one owner: its mark says whose it is, and is rarer.
+        marks = [sorted({full_text.session_mark(segment.session_key) for segment in segments})]
+    if wanted.roles and entries is messages:
+        marks.append([full_text.role_mark(role) for role in wanted.roles])
+    return full_text.expression(full_text.Wanted(wanted.terms, wanted.excluded, marks, wanted.tools))
+
+
+def _ranked(candidates: list[_Candidate], finders: Sequence[Finder]) -> list[_Candidate]:
+    newest = sorted(candidates, key=lambda each: (each.created_at, each.key, each.entries.name), reverse=True)
+    scores = rank(finders, [each.text for each in newest])
+    # Sorting is stable: of equal ones the newest stays first.
+    order = sorted(range(len(newest)), key=lambda place: -scores[place])
+    return [newest[place] for place in order]
+
+
+def _hits(
+    connection: Connection, user_id: UserId, page: Sequence[_Candidate], finders: Sequence[Finder]
+) -> list[SearchHitDict]:
+    hits: dict[tuple[str, int], SearchHitDict] = {}
+    for entries, statement in ((messages, _MESSAGE_HITS), (tool_usages, _TOOL_USAGE_HITS)):
+        keys = [each.key for each in page if each.entries is entries]
+        for row in statement.rows(connection, {"keys": to_json(keys), "user_id": user_id}):
+            hits[entries.name, row[0]] = _hit(row[1:], finders)
+    return [hits[each.entries.name, each.key] for each in page]
+
+
+def _hit(row: Sequence[Any], finders: Sequence[Finder]) -> SearchHitDict:
+    seq, created_at, session_id, title, role, tool_name, *said = row
+    if role is not None:
+        text = full_text.message_text(*said)
+    else:
+        server_name, *exchanged = said
+        text = " ".join([tool_name, server_name or "", full_text.tool_text(*exchanged)])
+    return {
+        "session_id": session_id,
+        "session_title": title,
+        "seq": seq,
+        "entry_type": "tool_usage" if role is None else "message",
+        "role": role,
+        "tool_name": tool_name,
+        "created_at": created_at,
+        "snippet": excerpt(finders, text),
+    }

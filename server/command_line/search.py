@@ -1,0 +1,52 @@
+"""The command that searches everything that was said and done."""
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from models.shapes import SearchHitDict, SearchPageDict
+from server.command_line.local import as_local_user
+from server.command_line.sessions import AsJson
+from server.command_line.terminal import say, say_json
+from server.record import Caller
+
+
+def search(
+    query: Annotated[
+        str,
+        typer.Argument(
+            help='Words, "phrases", -left-out, role:, tool:, session:, before:, after:. One that begins with - comes '
+            "after --."
+        ),
+    ],
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many at most.")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="The cursor that the page before ended with.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search the messages and tool calls of all your sessions."""
+
+    async def page(caller: Caller) -> SearchPageDict:
+        return await caller.service.search_history(caller.user_id, query, limit, cursor)
+
+    found = as_local_user(page)
+    if as_json:
+        say_json(found)
+        return
+    for hit in found["hits"]:
+        _print_hit(hit)
+    if not found["hits"] and found["next_cursor"] is None:
+        say("nothing found")
+    if found["next_cursor"]:
+        say(f"more: the same with --cursor {found['next_cursor']}")
+
+
+def _print_hit(hit: SearchHitDict) -> None:
+    when = datetime.fromisoformat(hit["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
+    who = _line(hit["role"] or f"tool {hit['tool_name']}")
+    say(f"{when}  {hit['session_id']} [{hit['seq']}] {who}  {_line(hit['session_title'] or 'Untitled')}")
+    say(f"    {_line(hit['snippet'])}\n")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
