@@ -83,6 +83,7 @@ def add(
         "started_at": None if usage.started_at is None else to_timestamp(usage.started_at),
         "duration_ms": usage.duration_ms,
         "origin": usage.origin,
+        "call_metadata": usage.call_metadata,
         "created_at": work.now,
     }
     inside: dict[str, Any] = {"session_key": session_key, "idempotency_key": keyed.idempotency_key}

@@ -80,6 +80,7 @@ class ToolUsageDict(TypedDict):
     started_at: str | None
     duration_ms: float | None
     origin: Author
+    call_metadata: dict[str, Any] | None
     created_at: str
 
 

@@ -32,7 +32,7 @@ from models.errors import DAMAGED, Unavailable
 from models.ids import from_microseconds, pack_id, to_microseconds, unpack_id
 from models.text import to_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """The number of the newest migration; in an SQLite file it stands in `PRAGMA user_version`."""
 
 APPLICATION_ID = 0x4D435043
@@ -212,6 +212,7 @@ tool_usages = Table(
     Column("error", Text),
     Column("arguments", Json, nullable=False),
     Column("result", Json),
+    Column("call_metadata", Json),
     UniqueConstraint("session_key", "seq"),
     _one_of("status", "success", "error", "cancelled", "unknown"),
     _one_of("origin", "user", "agent", "import", "proxy"),

@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 
 from models.errors import ChatError
-from server.command_line import config, database, demo, sessions, users
+from server.command_line import config, database, demo, record, sessions, users
 from server.command_line.terminal import complain
 from server.errors import explain_arguments
 
@@ -27,6 +27,7 @@ def build() -> typer.Typer:
     app.command("sessions")(sessions.list_sessions)
     app.command("show")(sessions.show)
     app.command("config")(config.config)
+    app.command("record", context_settings=record.RAW)(record.record)
     app.command()(database.doctor)
     app.add_typer(users.build(), name="user")
     app.add_typer(database.build(), name="db")
