@@ -45,7 +45,9 @@ class Destination:
         return True
 
     async def _create(self, caller: Caller, title: str, client: str | None, key: str | None) -> SessionId:
-        return SessionId((await caller.service.create_chat_session(caller.user_id, self._new(title, client, key)))["id"])
+        return SessionId(
+            (await caller.service.create_chat_session(caller.user_id, self._new(title, client, key)))["id"]
+        )
 
     async def _active_or_new(self, caller: Caller, client: str | None, server: str | None) -> SessionId:
         from chat_service import sessions

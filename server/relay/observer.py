@@ -53,7 +53,9 @@ class Observer:
         for calls in self._open.values():
             for call in calls:
                 if call.ending is None:
-                    yield call.end(moment, Ending("unknown", error="The connection ended before the answer."), self._server)
+                    yield call.end(
+                        moment, Ending("unknown", error="The connection ended before the answer."), self._server
+                    )
         self._open.clear()
 
     def _after_the_tear(self, copy: Copy) -> bytes:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from server.relay.recording import Recording
 
 MAX_LINE_BYTES = 8_388_608
-_LEAST_LAST_SECONDS = 10.0
+_LAST_SECONDS = 10.0
 
 
 def main(options: Options) -> NoReturn:
@@ -37,11 +37,20 @@ def main(options: Options) -> NoReturn:
         if observer.calls:
             recorder.open()
     recorder.record(observer.end(time.time_ns(), time.monotonic_ns()))
-    report = recorder.finish()
+    report = recorder.finish(options.wait)
     if report:
         sys.stderr.write(f"mcp-chat-server: {report}\n")
-    sys.stderr.flush()
+    leave_the_report()
+    recorder.finish(_LAST_SECONDS)
     os._exit(0)
+
+
+def leave_the_report() -> None:
+    """Close what the relay waits for; what is written after it goes nowhere."""
+    sys.stderr.flush()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (1, 2):
+        os.dup2(nothing, descriptor)
 
 
 class Recorder:
@@ -98,15 +107,16 @@ class Recorder:
         if self._recording is not None:
             self._recording.add_gap(missed_bytes)
 
-    def finish(self) -> str:
-        """Finish what waits, and return what is to be said of what is missing; nothing where all is recorded."""
+    def finish(self, seconds: float) -> str:
+        """Write what waits, for so long at most; return what is to be said of what is missing then."""
         if self._recording is None:
             return f"nothing was recorded, {self._lost} tool calls passed: {self._refusal}" if self._refusal else ""
         from server.relay.recording import tell_gap
 
         recording = self._recording
-        recording.finish(max(self._options.wait, _LEAST_LAST_SECONDS))
-        if not (recording.lost_calls or recording.lost_bytes):
+        waiting = recording.finish(seconds)
+        lost = recording.lost_calls + waiting
+        if not (lost or recording.lost_bytes):
             return ""
-        said = tell_gap(recording.lost_calls, recording.lost_bytes)
-        return f"{said}. {recording.reason}".rstrip()
+        trying = f", of which {waiting} are tried for {_LAST_SECONDS:.0f} seconds more" if waiting else ""
+        return f"{tell_gap(lost, recording.lost_bytes)}{trying}. {recording.reason}".rstrip()

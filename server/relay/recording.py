@@ -24,7 +24,6 @@ HELD_CALLS = 1_000
 HELD_BYTES = 67_108_864
 _BATCH = 64
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
-_CLOSE_SECONDS = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -51,11 +50,12 @@ class Gap:
 class Recording:
     """Takes entries from one thread and writes them from its own."""
 
-    def __init__(self, settings: Settings, destination: Destination) -> None:
+    def __init__(self, settings: Settings, destination: Destination, held_calls: int = HELD_CALLS) -> None:
         self._settings = settings
         self._destination = destination
         self._lock = threading.Lock()
         self._waiting: deque[Waiting | Gap] = deque()
+        self._most_calls = held_calls
         self._held_calls = self._held_bytes = 0
         self._is_ending = False
         self._something = asyncio.Event()
@@ -70,7 +70,7 @@ class Recording:
         """Take an entry, or count it as left out where too much waits."""
         size = len(to_json(entry.arguments)) + len(to_json(entry.result)) + len(entry.error or "")
         with self._lock:
-            if self._held_calls >= HELD_CALLS or self._held_bytes + size > HELD_BYTES:
+            if self._held_calls >= self._most_calls or self._held_bytes + size > HELD_BYTES:
                 self._leave_out(calls=1)
             else:
                 self._held_calls += 1
@@ -84,16 +84,13 @@ class Recording:
             self._leave_out(missed_bytes=missed_bytes)
         self._wake()
 
-    def finish(self, seconds: float) -> None:
-        """Write what waits, for so long at most; what is left then is lost, and counted."""
+    def finish(self, seconds: float) -> int:
+        """Write what waits, for so long at most, and return how many entries still wait then."""
         self._is_ending = True
         self._wake()
         self._thread.join(seconds)
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._writing.cancel)
-            self._thread.join(_CLOSE_SECONDS)
         with self._lock:
-            self.lost_calls += sum(isinstance(each, Waiting) for each in self._waiting)
+            return self._held_calls
 
     def _leave_out(self, calls: int = 0, missed_bytes: int = 0) -> None:
         self.lost_calls += calls
@@ -114,8 +111,7 @@ class Recording:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        with suppress(asyncio.CancelledError):
-            self._loop.run_until_complete(self._writing)
+        self._loop.run_until_complete(self._writing)
         self._loop.close()
 
     async def _write_all(self) -> None:
@@ -232,5 +228,3 @@ def _entry_of(gap: Gap) -> NewMessage:
             }
         },
     )
-
-

@@ -38,7 +38,7 @@ _START = r"(?<![A-Za-z0-9_-])"
 PATTERNS: Mapping[str, str] = {
     "private key": r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY[A-Z ]{0,20}-----"
     r"(?:[^-]++|-(?!----END ))*+(?:-----END [A-Z0-9 ]{0,60}-----)?",
-    "authorization": r"(?i:\b(?:bearer|basic)[ ]{1,4}(?=[A-Za-z0-9._~+/=-]{0,200}[0-9._~+/=-])[A-Za-z0-9._~+/=-]{12,}+)",
+    "authorization": r"(?i:\b(?:bearer|basic)[ ]{1,4}(?=[A-Za-z]{0,200}[0-9._~+/=-])[A-Za-z0-9._~+/=-]{12,}+)",
     "header": r"(?i:\b(?:(?:proxy-)?authorization|(?:set-)?cookie):[ ]?)[^\r\n\"'\\]++",
     "json web token": _START + r"eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+)?",
     "api key": _START + r"(?:"

@@ -20,7 +20,7 @@ from server.relay.pipes import Direction
 
 _HOME = Path(__file__).resolve().parents[2]
 _NOT_FOUND, _NOT_RUNNABLE, _SIGNALLED = 127, 126, 128
-_LAST_WORDS_SECONDS = 0.5
+_LAST_WORDS_SECONDS, _MOMENT = 1.0, 0.1
 
 
 def main(words: Sequence[str]) -> NoReturn:
@@ -117,14 +117,15 @@ def _is_in_terminal() -> bool:
 
 
 def _finish_record(recorder: "Popen[bytes]", report: threading.Thread, copies: Copies, wait: float) -> None:
+    # It ends its report when it has finished, or when it has said what is missing and goes on without us.
+    report.join(wait + _LAST_WORDS_SECONDS)
     try:
-        code: int | None = recorder.wait(wait)
+        code: int | None = recorder.wait(_MOMENT)
     except TimeoutExpired:
         code = None
-    report.join(0 if code is None else _LAST_WORDS_SECONDS)
-    if code is None:
+    if report.is_alive():
         _say("the record is not finished yet and is left to be finished; --wait gives it more time")
-    elif code != 0 or copies.is_broken:
+    elif code or copies.is_broken:
         seen, lost = copies.calls_seen, copies.calls_left_out
         _say(f"recording ended early: of {seen + lost} tool calls that passed, {lost} or more are not recorded")
 

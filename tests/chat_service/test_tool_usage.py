@@ -52,6 +52,7 @@ async def test_a_tool_usage_comes_back_with_everything_it_was_given(service: Cha
             "tool_call_id": "call",
             "message_seq": 1,
             "origin": "proxy",
+            "call_metadata": {"client": "cursor", "traceparent": "00-1-2-01"},
             "idempotency_key": "k",
         }
     )
@@ -72,6 +73,7 @@ async def test_a_tool_usage_comes_back_with_everything_it_was_given(service: Cha
         "started_at": "2026-01-31T10:00:00.123456Z",
         "duration_ms": 12.5,
         "origin": "proxy",
+        "call_metadata": {"client": "cursor", "traceparent": "00-1-2-01"},
         "created_at": stored["created_at"],
     }
     assert (await service.get_session_tool_usage(user_id, session_id))["tool_usages"] == [stored]
