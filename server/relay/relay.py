@@ -20,7 +20,7 @@ from server.relay.pipes import Direction
 
 _HOME = Path(__file__).resolve().parents[2]
 _NOT_FOUND, _NOT_RUNNABLE, _SIGNALLED = 127, 126, 128
-_LAST_WORDS_SECONDS, _MOMENT = 1.0, 0.1
+_LAST_WORDS_SECONDS, _MOMENT = 2.0, 0.1
 
 
 def main(words: Sequence[str]) -> NoReturn:
