@@ -35,14 +35,14 @@ class Pipes:
     """A program on raw pipes: what it is sent, what it wrote, and how it ended."""
 
     def __init__(self, command: Sequence[str], url: str, preexec_fn: Callable[[], None] | None = None) -> None:
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=environment_of(url),
-            preexec_fn=preexec_fn,  # noqa: PLW1509
+            preexec_fn=preexec_fn,
             bufsize=0,
         )
 
@@ -126,9 +126,7 @@ def call(number: Any, tool: str, /, **arguments: Any) -> dict[str, Any]:
 class Recorded:
     """What is in a database."""
 
-    def __init__(
-        self, sessions: list[SessionDict], calls: list[ToolUsageDict], messages: list[MessageDict]
-    ) -> None:
+    def __init__(self, sessions: list[SessionDict], calls: list[ToolUsageDict], messages: list[MessageDict]) -> None:
         self.sessions, self.calls, self.messages = sessions, calls, messages
 
     def outcomes(self) -> list[tuple[str, str]]:

@@ -101,9 +101,7 @@ def test_a_cancelled_call_is_cancelled_even_where_its_answer_comes_late() -> Non
 
 
 def test_an_id_that_is_used_again_after_a_cancellation_belongs_to_the_new_call() -> None:
-    calls = watch(
-        (TO_SERVER, call(1, "a")), (TO_SERVER, cancel(1)), (TO_SERVER, call(1, "b")), (TO_CLIENT, answer(1))
-    )
+    calls = watch((TO_SERVER, call(1, "a")), (TO_SERVER, cancel(1)), (TO_SERVER, call(1, "b")), (TO_CLIENT, answer(1)))
     assert told(calls) == [(1, "a", "cancelled"), (1, "b", "success")]
 
 

@@ -5,7 +5,8 @@ import resource
 import select
 import signal
 import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from server.settings import Settings
 from tests.reliability.test_disk import linux, without_the_right_to_override
 from tests.server.relay.support import HELLO, Pipes, call, piped, recorded_in, relayed, scripted
 from tests.server.support import WAIT_SECONDS
-from tests.support import done, new_session
+from tests.support import done, new_session, start_python
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +46,7 @@ def call_thrice(pipes: Pipes) -> None:
     """Shake hands and call three tools, each of which answers."""
     pipes.send(HELLO)
     assert pipes.answer()["id"] == 0
-    assert "result" in pipes.call(1, "echo", password="hunter2")
+    assert "result" in pipes.call(1, "echo", password="hunter2")  # noqa: S106
     assert "error" in pipes.call("2", "fail")
     assert pipes.call(1, "refuse")["result"]["isError"]
 
@@ -182,35 +183,33 @@ async def test_a_named_session_that_is_not_there_is_said_and_the_calls_pass(tmp_
 # What becomes of the database
 
 
+@contextmanager
+def held(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Let another process hold a database's lock."""
+    holder = start_python(HOLDER, path)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield holder
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
 async def test_calls_pass_while_another_process_holds_the_database_and_are_recorded_when_it_is_killed(
     tmp_path: Path, database_url: str
 ) -> None:
     await make_record(database_url)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path / "chat.db")],
-        cwd=Path(__file__).parents[3],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert holder.stdout is not None
-    assert holder.stdin is not None
-    try:
-        assert holder.stdout.readline() == b"held\n"
-        with piped(relayed(*scripted(tmp_path / "log")), database_url) as pipes:
-            call_thrice(pipes)
-            assert holder.poll() is None
-            pipes.send(call(5, "hang"))
-            holder.kill()
-            pipes.send(call(6, "echo"))
-            assert pipes.answer()["id"] == 6
-            pipes.end_input()
-            assert pipes.wait() == 7
-            assert pipes.errors() == ""
-    finally:
+    with held(tmp_path / "chat.db") as holder, piped(relayed(*scripted(tmp_path / "log")), database_url) as pipes:
+        call_thrice(pipes)
+        assert holder.poll() is None
+        pipes.send(call(5, "hang"))
         holder.kill()
-        holder.wait()
-        holder.stdin.close()
-        holder.stdout.close()
+        pipes.send(call(6, "echo"))
+        assert pipes.answer()["id"] == 6
+        pipes.end_input()
+        assert pipes.wait() == 7
+        assert pipes.errors() == ""
     assert (await recorded_in(database_url)).outcomes() == [*THRICE, ("echo", "success"), ("hang", "unknown")]
 
 
@@ -267,9 +266,7 @@ async def test_calls_pass_where_the_disk_is_full(tmp_path: Path, database_url: s
 async def test_calls_pass_when_the_process_that_records_is_killed(tmp_path: Path, database_url: str) -> None:
     with piped(relayed(*scripted(tmp_path / "log")), database_url) as pipes:
         call_thrice(pipes)
-        own = pipes.process.pid
-        _, recorder = Path(f"/proc/{own}/task/{own}/children").read_text().split()
-        os.kill(int(recorder), signal.SIGKILL)
+        os.kill(recorder_of(pipes), signal.SIGKILL)
         for number in range(10, 20):
             assert "result" in pipes.call(number, "echo")
         pipes.end_input()
@@ -281,12 +278,17 @@ async def test_calls_pass_when_the_process_that_records_is_killed(tmp_path: Path
 async def test_the_record_is_finished_when_we_are_killed(tmp_path: Path, database_url: str) -> None:
     with piped(relayed(*scripted(tmp_path / "log")), database_url) as pipes:
         call_thrice(pipes)
-        own = pipes.process.pid
-        _, recorder = Path(f"/proc/{own}/task/{own}/children").read_text().split()
+        recorder = recorder_of(pipes)
         pipes.process.kill()
         pipes.process.wait()
-        wait_for_the_end_of(int(recorder))
+        wait_for_the_end_of(recorder)
     assert (await recorded_in(database_url)).outcomes() == THRICE
+
+
+def recorder_of(pipes: Pipes) -> int:
+    """Return the process that records, the second one that the relay starts."""
+    own = pipes.process.pid
+    return int(Path(f"/proc/{own}/task/{own}/children").read_text().split()[1])
 
 
 def wait_for_the_end_of(process_id: int) -> None:

@@ -47,6 +47,14 @@ async def story(client: Client) -> list[Any]:
     return seen
 
 
+SEEN = [
+    ["add", "refuse", "count", "sleep"],
+    {"result": 3},
+    True,
+    {"result": "counted"},
+    [0, 1, 2],
+    {"result": 11},
+]
 OUTCOMES = [("add", "success")] * 7 + [("count", "success"), ("refuse", "error"), ("sleep", "cancelled")]
 
 
@@ -55,6 +63,7 @@ async def test_a_client_sees_the_same_and_each_call_is_recorded_once(era: str, d
     without = await tell(DIRECT, database_url, era)
     through = await tell([*RECORD, "--wait", "60", "--", *DIRECT], database_url, era)
     assert through == without
+    assert through[1:] == SEEN
     recorded = await recorded_in(database_url)
     assert sorted(recorded.outcomes()) == OUTCOMES
     assert {(each["server_name"], (each["call_metadata"] or {})["client"]) for each in recorded.calls} == {
