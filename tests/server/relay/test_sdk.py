@@ -29,15 +29,15 @@ async def tell(command: list[str], url: str, era: str) -> list[Any]:
 
 async def story(client: Client) -> list[Any]:
     seen: list[Any] = [str(client.protocol_version), [tool.name for tool in (await client.list_tools()).tools]]
-    progress: list[float] = []
+    heard: list[float] = []
 
-    async def note(value: float, total: float | None, message: str | None) -> None:
-        progress.append(value)
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        heard.append(progress)
 
     seen.append((await client.call_tool("add", {"a": 1, "b": 2})).structured_content)
     seen.append((await client.call_tool("refuse", {})).is_error)
     seen.append((await client.call_tool("count", {"to": 3}, progress_callback=note)).structured_content)
-    seen.append(progress)
+    seen.append(heard)
     async with anyio.create_task_group() as tasks:
         for number in range(5):
             tasks.start_soon(client.call_tool, "add", {"a": number, "b": number})
