@@ -47,14 +47,15 @@ async def _started(command: Sequence[str], url: str) -> AsyncIterator[Any]:
     pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     environment = {**os.environ, "MCP_CHAT_DATABASE_URL": url}
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=nothing, env=environment)
-    assert process.stdin is not None
-    assert process.stdout is not None
+    to_server, from_server = process.stdin, process.stdout
+    assert to_server is not None
+    assert from_server is not None
 
     async def ask(number: int, method: str, params: dict[str, Any]) -> float:
         frame = json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}).encode() + b"\n"
         began = time.perf_counter()
-        process.stdin.write(frame)
-        answer = await process.stdout.readline()
+        to_server.write(frame)
+        answer = await from_server.readline()
         took = time.perf_counter() - began
         assert b'"result"' in answer, answer
         return took
@@ -62,7 +63,7 @@ async def _started(command: Sequence[str], url: str) -> AsyncIterator[Any]:
     try:
         yield ask
     finally:
-        process.stdin.close()
+        to_server.close()
         await process.wait()
 
 

@@ -15,11 +15,11 @@ def _config() -> Config:
     return config
 
 
-def upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection, version: str = "head") -> None:
     """Run the migrations that are missing, inside the transaction that the caller has begun and will commit."""
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, version)
 
 
 def newest_version() -> int:

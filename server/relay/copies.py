@@ -21,12 +21,13 @@ _CALL = b"tools/call"
 
 
 class Kind(IntEnum):
-    """What a copy is of; a gap's size is in its data, and a gap is of one direction."""
+    """What a copy is of; a gap's size is in its data, and a gap is of one direction. Without an end we were killed."""
 
     TO_SERVER = 0
     TO_CLIENT = 1
     GAP_TO_SERVER = 2
     GAP_TO_CLIENT = 3
+    END = 4
 
 
 class Copy(NamedTuple):
@@ -77,6 +78,7 @@ class Copies:
         for kind in (Kind.TO_SERVER, Kind.TO_CLIENT):
             if self._gaps[kind]:
                 self._put(Kind(kind + 2), struct.pack("<Q", self._gaps[kind]))
+        self._put(Kind.END, b"")
         self._queue.put(None)
 
     def _put(self, kind: Kind, data: bytes) -> None:

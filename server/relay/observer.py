@@ -34,6 +34,8 @@ class Observer:
 
     def see(self, copy: Copy) -> Iterator[Call]:
         """Take a copy, and give the calls that ended with it."""
+        if copy.kind is Kind.END:
+            return
         if copy.kind in (Kind.GAP_TO_SERVER, Kind.GAP_TO_CLIENT):
             direction = copy.kind - Kind.GAP_TO_SERVER
             self.missed_bytes += int.from_bytes(copy.data, "little")

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 DESCRIPTION = (
     "Run an MCP server behind a relay that passes every byte on unchanged and records each tool call. The calls go "
@@ -10,9 +10,11 @@ DESCRIPTION = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What `record` was asked for; `given` is the words that stood before the command."""
+class Options(NamedTuple):
+    """What `record` was asked for; `given` is the words before the command.
+
+    `copies`, with the server's process and its group in `server`, and `bridge` are for the processes that we start.
+    """
 
     session: str | None
     title: str | None
@@ -22,6 +24,7 @@ class Options:
     max_bytes: int | None
     wait: float
     copies: bool
+    server: tuple[int, int] | None
     bridge: bool
     command: tuple[str, ...]
     given: tuple[str, ...]
@@ -48,6 +51,7 @@ def read_options(words: Sequence[str]) -> Options:
         max_bytes=found.max_bytes,
         wait=found.wait,
         copies=found.copies,
+        server=found.server and tuple(found.server),
         bridge=found.bridge,
         command=command,
         given=tuple(words[:end]),
@@ -82,5 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     # The two processes that we start ourselves: the one that records, and the one that speaks HTTP.
     parser.add_argument("--copies", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--server", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--bridge", action="store_true", help=argparse.SUPPRESS)
     return parser

@@ -6,14 +6,16 @@ nothing.
 
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from server.relay.calls import Call
-from server.relay.copies import read_copies
+from server.relay.copies import Kind, read_copies
 from server.relay.observer import Observer
 from server.relay.options import Options
 
@@ -29,13 +31,17 @@ def main(options: Options) -> NoReturn:
     """Record what comes on stdin until it ends; what is missing then is said on stderr."""
     recorder = Recorder(options)
     observer = Observer(MAX_LINE_BYTES)
+    ended = False
     for copy in read_copies(sys.stdin.buffer):
+        ended = copy.kind is Kind.END
         missed = observer.missed_bytes
         recorder.record(observer.see(copy))
         if observer.missed_bytes > missed:
             recorder.miss(observer.missed_bytes - missed)
         if observer.calls:
             recorder.open()
+    if not ended and options.server is not None:
+        end_orphan(*options.server)
     recorder.record(observer.end(time.time_ns(), time.monotonic_ns()))
     report = recorder.finish(options.wait)
     if report:
@@ -43,6 +49,13 @@ def main(options: Options) -> NoReturn:
     leave_the_report()
     recorder.finish(_LAST_SECONDS)
     os._exit(0)
+
+
+def end_orphan(server: int, group: int) -> None:
+    """Kill the server, whose relay was killed: that was meant for it, and not every server ends with its stdin."""
+    with suppress(OSError, AttributeError):
+        if os.getpgid(server) == group:
+            os.kill(server, signal.SIGKILL)
 
 
 def leave_the_report() -> None:

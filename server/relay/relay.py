@@ -47,7 +47,8 @@ def relay(options: Options) -> NoReturn:
     server = _start_server(command)
     _pass_signals_on(server.process)
     # A signal to the group is for client and server; the record is finished all the same.
-    recorder = _start(ourselves("--copies", *options.given, "--", *command), stderr=STDOUT, start_new_session=True)
+    its_own = ["--copies", "--server", str(server.process.pid), str(_group())]
+    recorder = _start(ourselves(*its_own, *options.given), stderr=STDOUT, start_new_session=True)
     copies = Copies(recorder.stdin)
     to_client = Direction(server.stdout, 1, lambda data: copies.add(Kind.TO_CLIENT, data))
     Direction(0, server.stdin, lambda data: copies.add(Kind.TO_SERVER, data))
@@ -104,6 +105,11 @@ def _on_signals(handler: Callable[[int, object], object]) -> None:
         number = getattr(signal, name, None)
         if number is not None:
             signal.signal(number, handler)
+
+
+def _group() -> int:
+    # Windows has no groups.
+    return os.getpgrp() if hasattr(os, "getpgrp") else 0
 
 
 def _is_in_terminal() -> bool:

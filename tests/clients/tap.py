@@ -4,6 +4,7 @@ It shares nothing with the relay, so that what it keeps tells whether the relay 
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ def main() -> None:
     """Pass everything on until the program ends, and leave as it does."""
     folder, name, *command = sys.argv[1:]
     program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    # Some servers live on when their stdin ends, and their clients then send this.
+    signal.signal(signal.SIGTERM, lambda *_: program.terminate())
     assert program.stdin is not None
     assert program.stdout is not None
     # A client may start one process after the other: each adds to the same files.

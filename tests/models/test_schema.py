@@ -129,3 +129,23 @@ async def test_a_current_file_is_opened_without_loading_the_migrations(database:
         "print(asyncio.run(main()), [name for name in sys.modules if name.startswith(('alembic', 'mako', 'filelock'))])"
     )
     assert run_python(code, database_url) == f"{SCHEMA_VERSION} []"
+
+
+async def test_a_file_of_the_first_version_keeps_its_tool_usage(tmp_path: Path) -> None:
+    path = tmp_path / "first.db"
+    engine = create_engine(f"sqlite:///{path}", module=choose_library())
+    with engine.begin() as connection:
+        migrate.upgrade(connection, "0001")
+        connection.exec_driver_sql("INSERT INTO users VALUES (1, x'00', 'ada', NULL, NULL, NULL, NULL, 0, 0)")
+        connection.exec_driver_sql(
+            "INSERT INTO chat_sessions (key, id, user_key, status, created_at) VALUES (1, x'01', 1, 'active', 0)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO tool_usages (session_key, seq, tool_name, status, origin, created_at, arguments)"
+            " VALUES (1, 1, 'read', 'success', 'proxy', 0, '{}')"
+        )
+    with engine.begin() as connection:
+        migrate.upgrade(connection)
+        rows = connection.exec_driver_sql("SELECT tool_name, arguments, call_metadata FROM tool_usages").all()
+    engine.dispose()
+    assert rows == [("read", "{}", None)]

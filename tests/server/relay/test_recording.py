@@ -5,6 +5,7 @@ import resource
 import select
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -285,10 +286,27 @@ async def test_the_record_is_finished_when_we_are_killed(tmp_path: Path, databas
     assert (await recorded_in(database_url)).outcomes() == THRICE
 
 
+@linux
+async def test_a_server_that_does_not_mind_its_stdin_is_not_left_behind_when_we_are_killed(database_url: str) -> None:
+    code = "import os, signal\nos.write(1, b'ready')\nwhile True: signal.pause()"
+    with piped(relayed(sys.executable, "-S", "-c", code), database_url) as pipes:
+        assert pipes.read(5) == b"ready"
+        server, _ = processes_of(pipes)
+        pipes.process.kill()
+        pipes.process.wait()
+        wait_for_the_end_of(server)
+
+
 def recorder_of(pipes: Pipes) -> int:
-    """Return the process that records, the second one that the relay starts."""
+    """Return the process that records."""
+    return processes_of(pipes)[1]
+
+
+def processes_of(pipes: Pipes) -> tuple[int, int]:
+    """Return the server and the process that records, in the order in which the relay starts them."""
     own = pipes.process.pid
-    return int(Path(f"/proc/{own}/task/{own}/children").read_text().split()[1])
+    server, recorder = Path(f"/proc/{own}/task/{own}/children").read_text().split()
+    return int(server), int(recorder)
 
 
 def wait_for_the_end_of(process_id: int) -> None:
