@@ -81,6 +81,10 @@ class Copies:
         self._put(Kind.END, b"")
         self._queue.put(None)
 
+    def join(self, seconds: float | None = None) -> None:
+        """Wait until all that was taken is written, for so long at most."""
+        self._thread.join(seconds)
+
     def _put(self, kind: Kind, data: bytes) -> None:
         self._queue.put(Copy(kind, time.time_ns(), time.monotonic_ns(), data))
 

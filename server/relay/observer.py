@@ -16,6 +16,11 @@ _CLIENT_INFO = "io.modelcontextprotocol/clientInfo"
 _SERVER_INFO = "io.modelcontextprotocol/serverInfo"
 _HANDSHAKES = ("initialize", "server/discover")
 
+MAX_OPEN = 1_000
+"""So many calls may wait for their answers; of more, the oldest is given up."""
+
+_NEVER = "Its answer had not come when a thousand later calls waited for theirs."
+
 _Key = tuple[type, Any]
 
 
@@ -91,7 +96,7 @@ class Observer:
             return
         params = _dict(message.get("params"))
         if method == "tools/call" and key is not None:
-            self._asked(copy, key, params)
+            yield from self._asked(copy, key, params)
         elif method in _HANDSHAKES and key is not None:
             self._handshakes.add(key)
             self._client = _name(params.get("clientInfo")) or _name(_meta(params).get(_CLIENT_INFO)) or self._client
@@ -100,7 +105,7 @@ class Observer:
             for call in self._find(cancelled):
                 yield call.end(copy.moment, Ending("cancelled", error=_text(params.get("reason"))), self._server)
 
-    def _asked(self, copy: Copy, key: _Key, params: dict[str, Any]) -> None:
+    def _asked(self, copy: Copy, key: _Key, params: dict[str, Any]) -> Iterator[Call]:
         meta = _meta(params)
         call = Call(
             number=self._next_number(),
@@ -112,7 +117,7 @@ class Observer:
             wall=copy.wall,
             moment=copy.moment,
         )
-        self._remember(key, call)
+        yield from self._remember(key, call)
 
     def _answered(self, copy: Copy, key: _Key, message: dict[str, Any]) -> Iterator[Call]:
         result, error = message.get("result"), message.get("error")
@@ -138,7 +143,7 @@ class Observer:
         if copy.kind is Kind.TO_SERVER:
             if find_text(frame.head, b'"method"') == "tools/call":
                 name = find_text(frame.head, b'"name"', 2)
-                self._remember(
+                yield from self._remember(
                     key,
                     Call(self._next_number(), key[1], name, cut, {}, self._client, copy.wall, copy.moment),
                 )
@@ -152,10 +157,14 @@ class Observer:
         self.calls += 1
         return self.calls
 
-    def _remember(self, key: _Key, call: Call) -> None:
+    def _remember(self, key: _Key, call: Call) -> Iterator[Call]:
         # The answer to a call that was cancelled may still come, unless its id is used again.
         waiting = [earlier for earlier in self._open.get(key, []) if earlier.ending is None]
         self._open[key] = [*waiting, call]
+        if len(self._open) > MAX_OPEN:
+            for oldest in self._open.pop(next(iter(self._open))):
+                if oldest.ending is None:
+                    yield oldest.end(call.moment, Ending("unknown", error=_NEVER), self._server)
 
     def _find(self, key: _Key | None) -> Iterator[Call]:
         calls = self._open.get(key, []) if key is not None else []

@@ -7,6 +7,7 @@ writes to it is told as it would be without us.
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 _CHUNK = 65_536
 _QUIET_SECONDS = 0.3
@@ -40,7 +41,8 @@ class Direction:
     def _run(self) -> None:
         while chunk := self._read():
             self._chunks += 1
-            self._seen(chunk)
+            with suppress(MemoryError):
+                self._seen(chunk)
             if not _write(self._target, chunk):
                 break
         _let_go(self._source)
@@ -60,8 +62,12 @@ def _let_go(descriptor: int) -> None:
     if descriptor > 2:
         os.close(descriptor)
         return
+    try:
+        nothing = os.open(os.devnull, os.O_RDWR)
+    except OSError:
+        os.close(descriptor)
+        return
     # A standard one is left open on nothing, so that no other file takes its number.
-    nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, descriptor)
     os.close(nothing)
 

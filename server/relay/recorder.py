@@ -44,8 +44,11 @@ def main(options: Options) -> NoReturn:
         end_orphan(*options.server)
     recorder.record(observer.end(time.time_ns(), time.monotonic_ns()))
     report = recorder.finish(options.wait)
-    if report:
-        sys.stderr.write(f"mcp-chat-server: {report}\n")
+    # A relay that was killed hears nothing any more.
+    with suppress(OSError):
+        if report:
+            sys.stderr.write(f"mcp-chat-server: {report}\n")
+        sys.stderr.flush()
     leave_the_report()
     recorder.finish(_LAST_SECONDS)
     os._exit(0)
@@ -60,7 +63,6 @@ def end_orphan(server: int, group: int) -> None:
 
 def leave_the_report() -> None:
     """Close what the relay waits for; what is written after it goes nowhere."""
-    sys.stderr.flush()
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (1, 2):
         os.dup2(nothing, descriptor)

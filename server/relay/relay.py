@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from subprocess import STDOUT, Popen, TimeoutExpired
 from typing import Any, NamedTuple, NoReturn
@@ -46,20 +47,17 @@ def relay(options: Options) -> NoReturn:
     command = list(options.command) or ourselves("--bridge", *options.given)
     server = _start_server(command)
     _pass_signals_on(server.process)
-    # A signal to the group is for client and server; the record is finished all the same.
-    its_own = ["--copies", "--server", str(server.process.pid), str(_group())]
-    recorder = _start(ourselves(*its_own, *options.given), stderr=STDOUT, start_new_session=True)
-    copies = Copies(recorder.stdin)
-    to_client = Direction(server.stdout, 1, lambda data: copies.add(Kind.TO_CLIENT, data))
-    Direction(0, server.stdin, lambda data: copies.add(Kind.TO_SERVER, data))
-    report = threading.Thread(target=_pass_report_on, args=(recorder.stdout,), daemon=True, name="report")
-    report.start()
+    recorder = _start_recorder(options, server.process.pid)
+    copies = Copies(recorder.stdin) if recorder else None
+    to_client = Direction(server.stdout, 1, _copier(copies, Kind.TO_CLIENT))
+    Direction(0, server.stdin, _copier(copies, Kind.TO_SERVER))
     code = server.process.wait()
     # From here on a signal ends us.
     _on_signals(lambda number, _: os._exit(_SIGNALLED + number))
     to_client.finish()
-    copies.end()
-    _finish_record(recorder.process, report, copies, options.wait)
+    if recorder is not None and copies is not None:
+        copies.end()
+        _finish_record(recorder, copies, options.wait)
     os._exit(code if code >= 0 else _SIGNALLED - code)
 
 
@@ -77,9 +75,15 @@ class _Started(NamedTuple):
 def _start(command: Sequence[str], **more: Any) -> _Started:
     its_stdin, stdin = os.pipe()
     stdout, its_stdout = os.pipe()
-    process = Popen(command, stdin=its_stdin, stdout=its_stdout, **more)  # noqa: S603 - what we were asked to run
-    os.close(its_stdin)
-    os.close(its_stdout)
+    try:
+        process = Popen(command, stdin=its_stdin, stdout=its_stdout, **more)  # noqa: S603 - what we were asked to run
+    except OSError:
+        os.close(stdin)
+        os.close(stdout)
+        raise
+    finally:
+        os.close(its_stdin)
+        os.close(its_stdout)
     return _Started(process, stdin, stdout)
 
 
@@ -89,6 +93,24 @@ def _start_server(command: Sequence[str]) -> _Started:
     except OSError as error:
         _say(f"the server does not start: {error.strerror}: {command[0]}")
         os._exit(_NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_RUNNABLE)
+
+
+def _start_recorder(options: Options, server: int) -> _Started | None:
+    words = ["--copies", "--server", str(server), str(_group()), *options.given]
+    try:
+        # A signal to the group is for client and server; the record is finished all the same.
+        return _start(ourselves(*words), stderr=STDOUT, start_new_session=True)
+    except OSError as error:
+        _say(f"nothing is recorded: {error.strerror}")
+        return None
+
+
+def _copier(copies: Copies | None, kind: Kind) -> Callable[[bytes], None]:
+    return partial(copies.add, kind) if copies is not None else _forget
+
+
+def _forget(_: bytes) -> None:
+    """Take no copy where there is no process to record it."""
 
 
 def _pass_signals_on(server: "Popen[bytes]") -> None:
@@ -122,11 +144,13 @@ def _is_in_terminal() -> bool:
     return False
 
 
-def _finish_record(recorder: "Popen[bytes]", report: threading.Thread, copies: Copies, wait: float) -> None:
+def _finish_record(recorder: _Started, copies: Copies, wait: float) -> None:
     # It ends its report when it has finished, or when it has said what is missing and goes on without us.
+    report = threading.Thread(target=_pass_report_on, args=(recorder.stdout,), daemon=True, name="report")
+    report.start()
     report.join(wait + _LAST_WORDS_SECONDS)
     try:
-        code: int | None = recorder.wait(_MOMENT)
+        code: int | None = recorder.process.wait(_MOMENT)
     except TimeoutExpired:
         code = None
     if report.is_alive():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from server.relay.calls import Call, Cut
 from server.relay.copies import Copy, Kind
-from server.relay.observer import Observer
+from server.relay.observer import MAX_OPEN, Observer
 from tests.server.relay.support import call
 from tests.server.support import MODERN
 
@@ -184,6 +184,13 @@ def test_what_follows_a_gap_is_found_again() -> None:
         assert list(observer.see(copy)) == []
     assert told(list(observer.end(0, 0))) == [(2, "b", "unknown")]
     assert observer.missed_bytes == 1_234
+
+
+def test_calls_that_are_never_answered_are_given_up_oldest_first() -> None:
+    asked = [(TO_SERVER, call(number, "hang")) for number in range(MAX_OPEN + 2)]
+    calls = watch(*asked, (TO_CLIENT, answer(MAX_OPEN)))
+    assert told(calls)[:3] == [(0, "hang", "unknown"), (1, "hang", "unknown"), (MAX_OPEN, "hang", "success")]
+    assert len(calls) == MAX_OPEN + 2
 
 
 NOISE = st.sampled_from(
