@@ -34,7 +34,7 @@ class Entries:
         assert ending is not None, "only a call that has ended is recorded"  # noqa: S101
         arguments = self._field({} if call.arguments is None else call.arguments)
         return NewToolUsage(
-            tool_name=_name(call.tool_name) or "unknown",
+            tool_name=name_of(call.tool_name) or "unknown",
             # What is no object is refused by servers, and kept as what it was.
             arguments=arguments if isinstance(arguments, dict) else {"[not an object]": arguments},
             result=None if ending.result is None else self._field(ending.result),
@@ -43,7 +43,7 @@ class Entries:
             started_at=datetime.fromtimestamp(call.wall / 1e9, UTC),
             duration_ms=call.duration_ms,
             tool_call_id=self._tool_call_id(call),
-            server_name=_name(call.server),
+            server_name=name_of(call.server),
             call_metadata=self._metadata(call),
             origin="proxy",
             idempotency_key=f"proxy:{self._run}:{call.number}",
@@ -53,9 +53,9 @@ class Entries:
         """Return the provider's id, where the client passes it on, else one made of the request's."""
         for name, value in call.meta.items():
             plain = re.sub(r"[\W_]", "", name.rpartition("/")[2]).lower()
-            if plain in _TOOL_CALL_IDS and isinstance(value, str) and (known := _name(value)):
+            if plain in _TOOL_CALL_IDS and isinstance(value, str) and (known := name_of(value)):
                 return known
-        return _name(f"{self._run}:{call.number}:{call.request_id}") or self._run
+        return name_of(f"{self._run}:{call.number}:{call.request_id}") or self._run
 
     def _metadata(self, call: Call) -> dict[str, Any]:
         metadata: dict[str, Any] = {"request_id": call.request_id}
@@ -67,10 +67,7 @@ class Entries:
     def _field(self, value: Any) -> Any:
         if isinstance(value, Cut):
             return self._cut(value.head.decode(errors="replace"), value.size)
-        try:
-            storable = _storable(self._redaction.value(value))
-        except RecursionError:
-            return self._cut(json.dumps(str(type(value))), 0)
+        storable = self._redaction.value(_storable(value))
         size = _size(to_json(storable))
         if size <= self._limit:
             return storable
@@ -88,6 +85,11 @@ class Entries:
         return {CUT: {"bytes": size, "head": head}}
 
 
+def name_of(value: str | None) -> str | None:
+    """Return a name as it can be stored."""
+    return _clean(value)[:_NAME] or None if value else None
+
+
 _MARGIN = 4_096
 
 
@@ -95,7 +97,7 @@ def _storable(value: Any, depth: int = 1) -> Any:
     if isinstance(value, str):
         return _clean(value)
     if isinstance(value, (dict, list)) and value and depth == MAX_DEPTH:
-        return _clean(json.dumps(value, ensure_ascii=False))
+        return _deep_text(value)
     if isinstance(value, dict):
         return {_clean(name): _storable(inner, depth + 1) for name, inner in value.items()}
     if isinstance(value, list):
@@ -105,6 +107,13 @@ def _storable(value: Any, depth: int = 1) -> Any:
     if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
         return str(value)
     return value
+
+
+def _deep_text(value: Any) -> str:
+    try:
+        return _clean(json.dumps(value, ensure_ascii=False))
+    except RecursionError:
+        return CUT
 
 
 def _with_short_texts(value: Any, longest: int) -> Any:
@@ -130,7 +139,3 @@ def _size(text: str) -> int:
 
 def _clean(text: str) -> str:
     return _UNSTORABLE.sub("\ufffd", text)
-
-
-def _name(value: str | None) -> str | None:
-    return _clean(value)[:_NAME] or None if value else None

@@ -4,6 +4,7 @@ Nothing of the database is imported before the first call passes, so that a serv
 nothing.
 """
 
+import logging
 import os
 import secrets
 import signal
@@ -22,6 +23,8 @@ from server.relay.options import Options
 if TYPE_CHECKING:
     from server.relay.entries import Entries
     from server.relay.recording import Recording
+
+logger = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 8_388_608
 _LAST_SECONDS = 10.0
@@ -86,7 +89,7 @@ class Recorder:
         from models.errors import ChatError
         from server.logs import set_up_logging
         from server.relay.destination import Destination
-        from server.relay.entries import Entries
+        from server.relay.entries import Entries, name_of
         from server.relay.recording import Recording
         from server.relay.redaction import Redaction, read_patterns
         from server.settings import read_settings
@@ -104,7 +107,8 @@ class Recorder:
             return
         limit = min(given.max_bytes or settings.record_max_bytes, settings.max_content_bytes)
         self._entries = Entries(self._run, redaction, max(limit, 1_024))
-        destination = Destination(given.session, given.title, str(Path.cwd()), self._run)
+        workspace = name_of(str(Path.cwd())) or "/"
+        destination = Destination(given.session, given.title, workspace, self._run)
         self._recording = Recording(settings, destination)
 
     def record(self, calls: Iterable[Call]) -> None:
@@ -114,13 +118,23 @@ class Recorder:
             if self._entries is None or self._recording is None:
                 self._lost += 1
             else:
-                self._recording.add(self._entries.of(call), call.client)
+                self._add(self._entries, self._recording, call)
+
+    def _add(self, entries: "Entries", recording: "Recording", call: Call) -> None:
+        from server.relay.entries import name_of
+
+        try:
+            recording.add(entries.of(call), name_of(call.client))
+        except Exception as error:
+            # One call that cannot be understood does not stop the record of the others.
+            logger.error("a call could not be recorded", exc_info=error)
+            recording.add_gap(calls=1)
 
     def miss(self, missed_bytes: int) -> None:
         """Take note of bytes that passed unseen."""
         self.open()
         if self._recording is not None:
-            self._recording.add_gap(missed_bytes)
+            self._recording.add_gap(missed_bytes=missed_bytes)
 
     def finish(self, seconds: float) -> str:
         """Write what waits, for so long at most; return what is to be said of what is missing then."""

@@ -78,10 +78,10 @@ class Recording:
                 self._waiting.append(Waiting(entry, client, size))
         self._wake()
 
-    def add_gap(self, missed_bytes: int) -> None:
-        """Take note of bytes that passed unseen."""
+    def add_gap(self, calls: int = 0, missed_bytes: int = 0) -> None:
+        """Take note of what passed and cannot be recorded."""
         with self._lock:
-            self._leave_out(missed_bytes=missed_bytes)
+            self._leave_out(calls, missed_bytes)
         self._wake()
 
     def finish(self, seconds: float) -> int:

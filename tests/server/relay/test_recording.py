@@ -379,6 +379,20 @@ async def test_many_calls_are_recorded_in_order(database_url: str) -> None:
     assert [each["tool_name"] for each in recorded.calls] == [f"tool{number}" for number in range(300)]
 
 
+async def test_names_that_cannot_be_stored_do_not_stop_the_record(tmp_path: Path, database_url: str) -> None:
+    odd = "\0" + "x" * 5_000 + "\ud800"
+    with piped(relayed(*scripted(tmp_path / "log")), database_url) as pipes:
+        pipes.send({**HELLO, "params": {"clientInfo": {"name": odd}}})
+        assert pipes.answer()["id"] == 0
+        pipes.call(1, "echo")
+        pipes.send(call(odd, odd))
+        pipes.end_input()
+        assert pipes.wait() == 7
+        assert pipes.errors() == ""
+    recorded = await recorded_in(database_url)
+    assert [status for _, status in recorded.outcomes()] == ["success", "unknown"]
+
+
 async def test_a_setting_that_is_wrong_is_said_and_the_calls_pass(tmp_path: Path, database_url: str) -> None:
     options = ("--wait", "60", "--redact-pattern", "bad=(")
     with piped(relayed(*scripted(tmp_path / "log"), options=options), database_url) as pipes:

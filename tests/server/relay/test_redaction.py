@@ -135,7 +135,7 @@ ODD = st.recursive(
 
 
 @PROPERTY
-@given(ODD, ODD, st.text(), st.integers(0, 90))
+@given(ODD, ODD, st.text(), st.integers(0, 400))
 def test_every_call_can_be_stored_and_none_is_larger_than_is_kept(
     arguments: Any, result: Any, error: str, depth: int
 ) -> None:
