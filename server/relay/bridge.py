@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import httpx2
 
 from models.errors import Invalid
+from server.relay.messages import ParameterHeaders, as_dict, is_answer, is_message, params_of
 from server.relay.options import Options
 from server.transports.lines import Lines, Oversized, find_id
 
@@ -60,7 +61,7 @@ class Bridge:
         self._is_stateless = False
         self._open: dict[Any, asyncio.Task[None]] = {}
         self._listening: asyncio.Task[None] | None = None
-        self._parameters = _ParameterHeaders()
+        self._parameters = ParameterHeaders()
         self._lines: asyncio.Queue[bytes | Oversized | None] = asyncio.Queue()
 
     async def serve(self) -> None:
@@ -98,7 +99,7 @@ class Bridge:
         method, request_id = message.get("method"), message.get("id")
         if method == "notifications/cancelled" and self._is_stateless:
             # There the end of the request is what tells the server.
-            task = self._open.get(_params(message).get("requestId"))
+            task = self._open.get(params_of(message).get("requestId"))
             if task is not None:
                 task.cancel()
             return
@@ -123,6 +124,10 @@ class Bridge:
         except httpx2.HTTPError as error:
             self._refuse(request_id, f"The server at the other end cannot be reached: {type(error).__name__}.")
             return
+        except Exception as error:
+            # Whatever an answer may hold that nobody foresaw, the client is not left waiting.
+            self._refuse(request_id, f"The other end's answer cannot be read: {type(error).__name__}.")
+            return
         if not answered:
             self._refuse(request_id, "The server at the other end gave no answer.")
 
@@ -144,7 +149,7 @@ class Bridge:
         body = await response.aread()
         if response.is_success and not body.strip():
             return message.get("id") is None
-        if kind == "application/json" and _is_message(body, message.get("id")):
+        if kind == "application/json" and is_message(body, message.get("id")):
             self._write(body, message)
             return True
         if not response.is_success:
@@ -175,7 +180,7 @@ class Bridge:
                 if event.event == "message" and event.data:
                     data = event.data.encode()
                     self._write(data, message)
-                    if message and _is_answer(data, message.get("id")):
+                    if message and is_answer(data, message.get("id")):
                         return last_event, True
         return last_event, message.get("id") is None
 
@@ -195,7 +200,7 @@ class Bridge:
 
     def _headers(self, message: dict[str, Any]) -> dict[str, str]:
         headers = {"accept": "application/json, text/event-stream"}
-        stated = _dict(_params(message).get("_meta")).get(_VERSION_OF_MESSAGE)
+        stated = as_dict(params_of(message).get("_meta")).get(_VERSION_OF_MESSAGE)
         if isinstance(stated, str):
             self._is_stateless = True
             headers |= {_VERSION: stated} | self._parameters.of(message)
@@ -217,7 +222,7 @@ class Bridge:
         method = asked.get("method")
         if method in ("initialize", "tools/list"):
             with suppress(ValueError):
-                result = _dict(_dict(json.loads(body)).get("result"))
+                result = as_dict(as_dict(json.loads(body)).get("result"))
                 self._version = result.get("protocolVersion") or self._version
                 if self._is_stateless:
                     self._parameters.learn(result.get("tools"))
@@ -232,62 +237,3 @@ class Bridge:
             return
         error = {"code": _INTERNAL_ERROR, "message": sentence}
         self._write(json.dumps({"jsonrpc": "2.0", "id": request_id, "error": error}).encode(), {})
-
-
-class _ParameterHeaders:
-    """The headers in which the stateless protocol repeats a message's method, name and marked arguments."""
-
-    def __init__(self) -> None:
-        self._maps: dict[str, Any] = {}
-
-    def learn(self, tools: Any) -> None:
-        """Take note of which arguments of which tools are marked."""
-        from mcp.shared.inbound import find_invalid_x_mcp_header, x_mcp_header_map
-
-        for tool in map(_dict, tools if isinstance(tools, list) else []):
-            schema = tool.get("inputSchema")
-            if find_invalid_x_mcp_header(schema) is None:
-                self._maps[str(tool.get("name"))] = x_mcp_header_map(schema)
-
-    def of(self, message: dict[str, Any]) -> dict[str, str]:
-        """Return the headers of a message."""
-        from mcp.shared.inbound import (
-            MCP_METHOD_HEADER,
-            MCP_NAME_HEADER,
-            NAME_BEARING_METHODS,
-            encode_header_value,
-            mcp_param_headers,
-        )
-
-        method, params = str(message.get("method")), _params(message)
-        headers = {MCP_METHOD_HEADER: encode_header_value(method)}
-        name = params.get(NAME_BEARING_METHODS.get(method, ""))
-        if isinstance(name, str):
-            headers[MCP_NAME_HEADER] = encode_header_value(name)
-            if method == "tools/call" and name in self._maps:
-                headers |= mcp_param_headers(self._maps[name], _dict(params.get("arguments")))
-        return headers
-
-
-def _is_message(body: bytes, request_id: Any) -> bool:
-    try:
-        message = json.loads(body)
-    except ValueError:
-        return False
-    return isinstance(message, list) or (_dict(message).get("id") == request_id and "jsonrpc" in message)
-
-
-def _is_answer(data: bytes, request_id: Any) -> bool:
-    try:
-        message = _dict(json.loads(data))
-    except ValueError:
-        return False
-    return "method" not in message and message.get("id") == request_id
-
-
-def _params(message: dict[str, Any]) -> dict[str, Any]:
-    return _dict(message.get("params"))
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
