@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.cold_start import HELLO, ROOT
+from benchmarks.wire import HELLO, OURS
 
 CALLS = 200
 NOTHING = """
@@ -31,7 +31,7 @@ while chunk := os.read(0, 65536):
             os.write(1, json.dumps(answer).encode() + b"\\n")
 """
 _HANDSHAKE = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "benchmark", "version": "1"}}
-SERVERS = {"one that does nothing": NOTHING, "one of the SDK": HELLO}
+SERVERS = {"one that does nothing": [sys.executable, "-c", NOTHING], "one of the SDK": [*HELLO]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +84,10 @@ async def main(rounds: int) -> None:
     """Print the table."""
     print(f"a call with and without the relay, median and 99th percentile of {rounds} × {CALLS}, in turn")
     print(f"{'server':22} {'':8} {'handshake':>12} {'p50':>9} {'×':>5} {'p99':>9}")
-    relay = [sys.executable, str(ROOT / "mcp_chat_server.py"), "record", "--wait", "60", "--"]
+    relay = [*OURS, "record", "--wait", "60", "--"]
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite+aiosqlite:///{folder}/chat.db"
-        for name, code in SERVERS.items():
-            server = [sys.executable, "-c", code]
+        for name, server in SERVERS.items():
             taken: dict[str, list[Taken]] = {"without": [], "with": []}
             for _ in range(rounds):
                 taken["without"].append(await take(server, url))
