@@ -30,6 +30,7 @@ format: .venv/ready
 # Other people's clients, each in an environment of its own; needs npm.
 clients: .venv/ready
 	$(BIN)/python -m tests.clients.run
+	$(BIN)/python -m tests.clients.relay
 
 # Under ten minutes; installs other stores in environments of their own. Writes docs/performance.md.
 bench: .venv/ready

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Serve over stdio where there are no arguments, else run the command line."""
+    """Serve over stdio where there are no arguments, relay for `record`, else run the command line."""
     home = str(Path(__file__).resolve().parent)
     if sys.path[0] != home:
         sys.path.insert(0, home)
@@ -22,6 +22,11 @@ def main() -> None:
         from server.transports.stdio import main as serve
 
         serve()
+    elif sys.argv[1] == "record":
+        # The server that is relayed waits for nothing: not for the rest of the command line either.
+        from server.relay.relay import main as record
+
+        record(sys.argv[2:])
     else:
         from server.command_line.main import main as command_line
 

@@ -21,8 +21,8 @@ class Limits:
     """Sizes in bytes of UTF-8.
 
     `content` is for a message's content, its parts, and the arguments, result and error of a tool call, each;
-    `metadata` for message_metadata and session_data. `count_tokens` says how many tokens a text takes: at each append,
-    and when a context window is fitted to its budget.
+    `metadata` for message_metadata, call_metadata and session_data. `count_tokens` says how many tokens a text takes:
+    at each append, and when a context window is fitted to its budget.
     """
 
     content: int = 1_048_576
@@ -48,6 +48,7 @@ class Limits:
         self._check_json("arguments", usage.arguments, self.content)
         self._check_json("result", usage.result, self.content)
         self._check_text("error", usage.error or "", self.content)
+        self.check_metadata("call_metadata", usage.call_metadata)
 
     def check_metadata(self, field: str, value: dict[str, Any] | None) -> None:
         """Raise TooLarge, naming the field."""

@@ -110,6 +110,7 @@ def add(
         "duration_ms": usage.duration_ms,
         "origin": usage.origin,
         "token_count": count_tool_usage(work.limits.count_tokens, usage),
+        "call_metadata": usage.call_metadata,
         "created_at": work.now,
     }
     inside: dict[str, Any] = {"session_key": timeline.session_key, "idempotency_key": keyed.idempotency_key}

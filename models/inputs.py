@@ -216,6 +216,7 @@ class NewToolUsage(Input):
     server_name: Name | None = None
     message_seq: Seq | None = None
     origin: Author = "agent"
+    call_metadata: JsonObject | None = None
     idempotency_key: IdempotencyKey | None = None
 
     @property

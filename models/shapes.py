@@ -91,6 +91,7 @@ class ToolUsageDict(TypedDict):
     duration_ms: float | None
     origin: Author
     token_count: int | None
+    call_metadata: dict[str, Any] | None
     created_at: str
 
 

@@ -35,7 +35,7 @@ from models.errors import DAMAGED, Unavailable
 from models.ids import from_microseconds, pack_id, to_microseconds, unpack_id
 from models.text import to_json
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """The number of the newest migration; in an SQLite file it stands in `PRAGMA user_version`."""
 
 APPLICATION_ID = 0x4D435043
@@ -224,6 +224,7 @@ tool_usages = Table(
     Column("arguments", Json, nullable=False),
     Column("result", Json),
     Column("token_count", BigInteger),
+    Column("call_metadata", Json),
     UniqueConstraint("session_key", "seq"),
     _one_of("status", "success", "error", "cancelled", "unknown"),
     _one_of("origin", "user", "agent", "import", "proxy"),

@@ -61,6 +61,21 @@ class Settings(BaseSettings):
     deadline_seconds: float = Field(
         default=20.0, gt=0, le=600, description="How long the database may take before a call is refused, unstored."
     )
+    record_max_bytes: int = Field(
+        default=262_144,
+        ge=1_024,
+        le=4_194_304,
+        description="How much `record` keeps of the arguments, and of the result, of a tool call.",
+    )
+    record_redact_fields: list[str] = Field(
+        default=[], description="Names of fields whose values `record` removes, besides its own: a JSON array."
+    )
+    record_redact_patterns: dict[str, str] = Field(
+        default={}, description="What else `record` removes: a JSON object of regular expressions by name."
+    )
+    record_headers: dict[str, str] = Field(
+        default={}, description="Headers that `record --url` sends to the server: a JSON object."
+    )
 
 
 def read_settings() -> Settings:

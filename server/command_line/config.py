@@ -1,7 +1,9 @@
-"""The command that prints what a client needs to know in order to start this installation."""
+"""The command that prints what a client needs to start this installation, and wraps the servers that it has."""
 
+import difflib
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -10,21 +12,77 @@ from typing import Annotated, Any
 
 import typer
 
-from server.command_line.terminal import complain
+from models.errors import Invalid
+from server.command_line import wrap as wrapping
+from server.command_line.files import read_text, replace_text
+from server.command_line.terminal import complain, say
 from server.settings import PREFIX, Settings
 
 SERVER_NAME = "chat"
 
 
 def config(
-    client: Annotated[str, typer.Argument(help="claude-code, claude-desktop, cursor or vscode.")],
+    client: Annotated[str | None, typer.Argument(help="claude-code, claude-desktop, cursor or vscode.")] = None,
+    wrap: Annotated[
+        Path | None, typer.Option(help="A client's file: record the tool calls of the servers in it.")
+    ] = None,
+    unwrap: Annotated[Path | None, typer.Option(help="A client's file: record them no longer.")] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Change the file, and keep what it was beside it; else only show.")
+    ] = False,
 ) -> None:
-    """Print the snippet that a client needs, with the path of this installation."""
+    """Print the snippet that a client needs, with the path of this installation, or wrap its servers in `record`."""
+    if [client, wrap, unwrap].count(None) != 2:
+        raise typer.BadParameter("give a client, or --wrap FILE, or --unwrap FILE")
+    if wrap is not None:
+        settings = settings_in(os.environ)
+        _change(wrap, lambda document: wrapping.wrap(document, server_command(), settings), write=write)
+    elif unwrap is not None:
+        _change(unwrap, wrapping.unwrap, write=write)
+    else:
+        _print_snippet(str(client))
+
+
+def _print_snippet(client: str) -> None:
     if client not in _SNIPPETS:
         raise typer.BadParameter(f"is one of {', '.join(_SNIPPETS)}", param_hint="client")
     write, place = _SNIPPETS[client]
     complain(place)
     sys.stdout.write(write(server_command(), settings_in(os.environ)) + "\n")
+
+
+def _change(path: Path, change: Callable[[Any], Any], *, write: bool) -> None:
+    before = read_text(path)
+    document = _parse(path, before)
+    if not wrapping.count(document):
+        raise Invalid(f"{path} names no servers: it has neither mcpServers nor servers.")
+    changed = change(document)
+    if changed == document:
+        complain("nothing is to be changed")
+        return
+    after = _like(before, changed)
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), str(path), str(path), n=2, lineterm="")
+    for line in lines:
+        say(line)
+    if write:
+        complain(f"written; what it was is kept in {replace_text(path, after)}")
+    else:
+        complain("nothing is written yet: --write does it")
+
+
+def _parse(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        place = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise Invalid(f"{path} is not JSON{place}: comments and commas at an end have to go first.") from None
+
+
+def _like(before: str, document: Any) -> str:
+    """Write a document with the indentation and the end that the file has."""
+    indent = re.search(r"\n([ \t]+)\S", before)
+    text = json.dumps(document, indent=indent[1] if indent else 2, ensure_ascii=False)
+    return text + "\n" * before.endswith("\n")
 
 
 def server_command() -> list[str]:

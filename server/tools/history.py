@@ -244,7 +244,7 @@ def _marks(rest: dict[str, Any]) -> str:
 
 
 def _detailed(entry: dict[str, Any]) -> dict[str, Any]:
-    names = {"message_type": "role", "message_metadata": "metadata"}
+    names = {"message_type": "role", "message_metadata": "metadata", "call_metadata": "metadata"}
     fields = {
         names.get(name, name): value
         for name, value in without_nulls(entry).items()

@@ -6,7 +6,6 @@ is answered with an error under the frame's id, where one can be found.
 """
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,29 +14,12 @@ import pydantic_core
 from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
+from server.transports.lines import Oversized, find_id
+
 _UNPARSEABLE = (
     "The call is not valid JSON as MCP needs it: UTF-8, no lone surrogates, no NaN, integers of at most 4,300 digits, "
     "at most 200 levels."
 )
-_SPACES = 64
-# A string that is never closed is one token to the end, and no token is looked at twice: the scan takes time in
-# proportion to the frame, whatever it holds.
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{}\[\]]', re.DOTALL)
-_ID = rb'("(?:[^"\\]|\\.){0,200}"|-?\d{1,20})'
-_ID_VALUE = re.compile(rb"\s*:\s*" + _ID + rb"(?=\s*[,}])")
-_ID_AT_END = re.compile(rb'[{,]\s*"id"\s*:\s*' + _ID + rb"\s*\}\s*$")
-
-
-@dataclass(frozen=True, slots=True)
-class Oversized:
-    """A frame that was too large to be kept: its beginning, its end, and how large it was."""
-
-    head: bytes
-    tail: bytes
-    size: int
-
-    def __len__(self) -> int:
-        return self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,39 +65,9 @@ def refuse_oversized(frame: Oversized, limit: int) -> Refusal:
     return _refusal(find_id(frame.head, frame.tail), types.INVALID_REQUEST, sentence)
 
 
-def find_id(head: bytes, tail: bytes = b"") -> str | int | None:
-    """Return the id of a frame that cannot be parsed, or None where it shows none."""
-    depth = 0
-    for token in _TOKEN.finditer(head):
-        mark = token.group()
-        if mark in (b"{", b"["):
-            depth += 1
-        elif mark in (b"}", b"]"):
-            depth -= 1
-        elif depth == 1 and mark == b'"id"' and _begins_a_member(head, token.start()):
-            value = _ID_VALUE.match(head, token.end())
-            return None if value is None else _id_of(value.group(1))
-    found = _ID_AT_END.search(tail)
-    return None if found is None else _id_of(found.group(1))
-
-
 def to_frame(message: SessionMessage) -> bytes:
     """Write a message as the line that goes over the wire."""
     return message.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
-
-
-def _begins_a_member(frame: bytes, position: int) -> bool:
-    before = frame[max(position - _SPACES, 0) : position].rstrip()
-    return before.endswith((b"{", b","))
-
-
-def _id_of(literal: bytes) -> str | int | None:
-    try:
-        value: str | int = json.loads(literal)
-        json.dumps(value, ensure_ascii=False).encode()
-    except ValueError:
-        return None
-    return value
 
 
 def _is_request_id(value: Any) -> bool:

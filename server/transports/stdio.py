@@ -25,6 +25,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from models.errors import Invalid
 from server.logs import set_up_logging
 from server.settings import Settings, read_settings
+from server.transports.lines import Lines, Oversized
 
 if TYPE_CHECKING:
     from server.record import Record
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CHUNK = 65_536
-_KEPT_TAIL = 4_096
 _FRAMES_AHEAD = 32
 _LAST_ANSWERS_SECONDS = 0.4
 _MOMENTS_TO_OPEN = 6
@@ -155,7 +155,7 @@ class StdioWire:
         self._input_ended.set()
 
     async def _hand_in(self, to_server: MemoryObjectSendStream[Any]) -> None:
-        from server.transports.frames import Oversized, Refusal, parse, refuse_oversized
+        from server.transports.frames import Refusal, parse, refuse_oversized
 
         async with to_server:
             while (frame := await self._arrived.get()) is not None and not self._stopping:
@@ -221,35 +221,21 @@ class StdioWire:
     # What follows runs on the two threads.
 
     def _read_frames(self) -> None:
-        from server.transports.frames import Oversized
-
-        parts: list[bytes] = []
-        size = 0
-        tail = b""
-        while True:
-            try:
-                chunk = os.read(self._in, _CHUNK)
-            except OSError:
-                chunk = b""
-            if not chunk:
-                break
-            *lines, rest = chunk.split(b"\n")
-            for line in lines:
-                parts.append(line[: max(self._limit - size, 0)])
-                size += len(line)
-                if size > self._limit:
-                    self._hand_over(Oversized(b"".join(parts), (tail + line)[-_KEPT_TAIL:], size))
-                elif frame := b"".join(parts).strip():
-                    self._hand_over(frame)
-                parts, size, tail = [], 0, b""
-            if rest:
-                parts.append(rest[: max(self._limit - size, 0)])
-                size += len(rest)
-                tail = (tail + rest)[-_KEPT_TAIL:]
-        if 0 < size <= self._limit and (frame := b"".join(parts).strip()):
+        lines = Lines(self._limit)
+        while chunk := self._read():
+            for frame in lines.feed(chunk):
+                self._hand_over(frame)
+        if not lines.is_oversized:
             # A last line without its newline may be torn, and is a frame where it is whole.
-            self._hand_over(frame)
+            for frame in lines.end():
+                self._hand_over(frame)
         self._tell_end()
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._in, _CHUNK)
+        except OSError:
+            return b""
 
     def _hand_over(self, frame: Any) -> None:
         self._room.acquire()

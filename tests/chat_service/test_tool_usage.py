@@ -53,6 +53,7 @@ async def test_a_tool_usage_comes_back_with_everything_it_was_given(service: Cha
             "tool_call_id": "call",
             "message_seq": 1,
             "origin": "proxy",
+            "call_metadata": {"client": "cursor", "traceparent": "00-1-2-01"},
             "idempotency_key": "k",
         }
     )
@@ -74,6 +75,7 @@ async def test_a_tool_usage_comes_back_with_everything_it_was_given(service: Cha
         "duration_ms": 12.5,
         "origin": "proxy",
         "token_count": count_tool_usage(estimate_tokens, usage),
+        "call_metadata": {"client": "cursor", "traceparent": "00-1-2-01"},
         "created_at": stored["created_at"],
     }
     assert (await service.get_session_tool_usage(user_id, session_id))["tool_usages"] == [stored]

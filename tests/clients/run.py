@@ -102,7 +102,7 @@ def main() -> int:
         print(f"npm is needed for {', '.join(needing)}: install Node.js, or name others with --only.", file=sys.stderr)
         return 1
     rows = [_try(client) for client in clients]
-    _print_table(rows)
+    print_table(rows)
     return 0 if all(row.outcome == "passed" for row in rows) else 1
 
 
@@ -170,7 +170,8 @@ def _say(client: Client, what: str) -> None:
     print(f"{client.name}: {what}", flush=True)
 
 
-def _print_table(rows: Sequence[Row]) -> None:
+def print_table(rows: Sequence[Row]) -> None:
+    """Print what became of each."""
     lines = [
         ("client", "version", "protocol", "outcome"),
         *((r.client, r.version, r.protocol, r.outcome) for r in rows),

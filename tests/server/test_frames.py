@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp.shared.message import SessionMessage
 
-from server.transports.frames import Oversized, Refusal, find_id, parse, refuse_oversized, to_frame
+from server.transports.frames import Refusal, parse, refuse_oversized, to_frame
+from server.transports.lines import Oversized, find_id
 from tests.support import JSON_VALUES, PROPERTY
 
 IDS = st.integers(-(10**19), 10**19) | st.text(max_size=30).filter(lambda text: text.isprintable() or text.isascii())
