@@ -16,6 +16,7 @@ from sqlalchemy import (
     update,
 )
 
+from chat_service import blobs
 from chat_service.events import Event
 from chat_service.paging import check_filters, check_limit, make_cursor, read_cursor
 from chat_service.users import USER_KEY, check_user_id, get_user_key
@@ -183,7 +184,10 @@ def update_session(work: Work, user_id: UserId, session_id: SessionId, changes: 
 def delete_session(work: Work, user_id: UserId, session_id: SessionId) -> DeletedDict:
     """Delete the session with all its entries, and return the receipt; raises NotFound."""
     session = get_session(work.connection, user_id, session_id)
-    work.connection.execute(delete(chat_sessions).where(OWNED), check_ids(user_id, session_id))
+    parameters = check_ids(user_id, session_id)
+    blob_keys = blobs.referred_to(work.connection, _GET_KEY, parameters)
+    work.connection.execute(delete(chat_sessions).where(OWNED), parameters)
+    blobs.remove_unreferenced(work.connection, blob_keys)
     work.tell(Event(user_id, session_id, "deleted"))
     return {
         "deleted": session_id,

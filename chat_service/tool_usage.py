@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, String, bindparam, case, cast, func, select
+from sqlalchemy import Connection, String, bindparam, case, cast, func, select, update
 
+from chat_service.events import Event
 from chat_service.messages import SESSION, entry_id, entry_parameters, is_message
 from chat_service.paging import check_filters, check_limit, make_cursor, read_cursor
 from chat_service.sessions import ACTING_USER, OWNED, digest_of, get_key
@@ -37,6 +38,10 @@ _ASKED_BY = Prepared(
     )
 )
 _INSERT = prepared_insert(tool_usages, leaving_out="key")
+_OF_SEQ = update(tool_usages).where(
+    tool_usages.c.session_key == bindparam("of_session"), tool_usages.c.seq == bindparam("of_seq")
+)
+_COMPLETE = _OF_SEQ.where(tool_usages.c.status == "unknown", tool_usages.c.origin == "import")
 
 MAX_TOTALS = 100
 """So many tools are summarized one by one; the rest are counted."""
@@ -89,6 +94,42 @@ def add(
     row = {name: value for name, value in record.items() if name in tool_usages.c} | inside | {"digest": keyed.digest}
     _INSERT.run(work.connection, row)
     return record
+
+
+def complete(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage: NewToolUsage) -> bool:
+    """Write how a call ended into its record, where that was imported without a result; tells whether it was.
+
+    A call that was closed as `unknown` is one whose end we did not see: what came of it belongs into the same record.
+    """
+    work.limits.check_tool_usage(usage)
+    values = {
+        "result": usage.result,
+        "status": usage.outcome,
+        "error": usage.error,
+        "duration_ms": usage.duration_ms,
+        "digest": digest_of(usage),
+    }
+    where = {"of_session": get_key(work.connection, user_id, session_id), "of_seq": seq}
+    is_completed = work.connection.execute(_COMPLETE.values(values), where).rowcount == 1
+    if is_completed:
+        work.tell(Event(user_id, session_id, "updated"))
+    return is_completed
+
+
+def adopt(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage: NewToolUsage) -> None:
+    """Let the record of a proxy be that of an imported call: with its id, its key and the message that asked for it."""
+    session_key = get_key(work.connection, user_id, session_id)
+    asked_by = {"session_key": session_key, "tool_call_id": usage.tool_call_id}
+    ((message_seq,),) = _ASKED_BY.rows(work.connection, asked_by)
+    values = {
+        "tool_call_id": usage.tool_call_id,
+        "message_seq": func.coalesce(tool_usages.c.message_seq, message_seq),
+    }
+    where = {"of_session": session_key, "of_seq": seq}
+    work.connection.execute(_OF_SEQ.values(values), where)
+    keyed = {"idempotency_key": usage.idempotency_key, "digest": digest_of(usage)}
+    work.connection.execute(_OF_SEQ.where(tool_usages.c.idempotency_key.is_(None)).values(keyed), where)
+    work.tell(Event(user_id, session_id, "updated"))
 
 
 def list_tool_usage(

@@ -3,6 +3,7 @@
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from chat_service import blobs
 from chat_service.events import Event
 from chat_service.work import Work
 from models.errors import Conflict, Invalid, NotFound
@@ -18,6 +19,7 @@ _KEY_BY_ID = select(users.c.key).where(users.c.id == bindparam("user_id"))
 USER_KEY = _KEY_BY_ID.scalar_subquery()
 """The acting user's integer key; `user_id` is a parameter of every statement that holds it."""
 
+_SESSION_KEYS_OF = select(chat_sessions.c.key).where(chat_sessions.c.user_key == USER_KEY)
 _SESSIONS_OF = select(chat_sessions.c.id).where(chat_sessions.c.user_key == USER_KEY)
 
 
@@ -88,7 +90,9 @@ def delete_user(work: Work, user_id: UserId) -> DeletedDict:
     sessions, messages, tool_usages = work.connection.execute(totals, {"user_id": user_id}).one()
     for session_id in work.connection.execute(_SESSIONS_OF, {"user_id": user_id}).scalars():
         work.tell(Event(user_id, SessionId(session_id), "deleted"))
+    blob_keys = blobs.referred_to(work.connection, _SESSION_KEYS_OF, {"user_id": user_id})
     work.connection.execute(delete(users).where(users.c.id == user_id))
+    blobs.remove_unreferenced(work.connection, blob_keys)
     return {"deleted": user_id, "sessions": sessions, "messages": messages, "tool_usages": tool_usages}
 
 

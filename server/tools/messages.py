@@ -55,7 +55,7 @@ class MessageArgument(BaseModel):
         return NewMessage(
             role=self.role,
             content=self.content,
-            parts=self.parts,
+            parts=None if self.parts is None else [*self.parts],
             message_metadata=self.metadata,
             kind="message" if self.replaces_seq is None else "replacement",
             model=self.model,

@@ -31,6 +31,7 @@ LEAST: dict[type[Input], dict[str, Any]] = {
     inputs.ToolCallPart: {"type": "tool_call", "id": "a"},
     inputs.ToolCallResponsePart: {"type": "tool_call_response", "id": "a"},
     inputs.BlobPart: {"type": "blob", "content": "a"},
+    inputs.BlobReferencePart: {"type": "blob_reference", "sha256": "0a" * 32, "size": 1},
     inputs.FilePart: {"type": "file", "file_id": "a"},
     inputs.UriPart: {"type": "uri", "uri": "a"},
 }
