@@ -39,6 +39,11 @@ def keep_bytes(connection: Connection, data: bytes, media_type: str | None) -> s
     return digest.hexdigest()
 
 
+def is_kept(connection: Connection, sha256: str) -> bool:
+    """Tell whether there is a blob with this content."""
+    return connection.execute(_KEY, {"sha256": bytes.fromhex(sha256)}).first() is not None
+
+
 def refer(work: Work, session_key: int, message_seq: int, parts: Iterable[KeptPart]) -> None:
     """Note which blobs a stored message refers to."""
     digests = dict.fromkeys(part.sha256 for part in parts if isinstance(part, BlobReferencePart))

@@ -1,6 +1,6 @@
 """Messages: appended to a session's timeline, and read back in pages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, String, bindparam, cast, select, update
@@ -11,7 +11,7 @@ from chat_service.timeline import Keyed, claim, find_replay
 from chat_service.work import Work
 from models.errors import Invalid
 from models.ids import SessionId, UserId
-from models.inputs import NewMessage, ToolCallPart
+from models.inputs import KeptPart, NewMessage, ToolCallPart
 from models.prepared import Prepared, prepared_insert
 from models.rows import all_rows, columns
 from models.shapes import MessageDict, MessagePageDict
@@ -98,6 +98,15 @@ def add(
         if message.parts:
             _join_tool_usages(work.connection, session_key, row["seq"], message)
     return [_shape(row, user_id, session_id) for row in rows]
+
+
+def refer_to_calls(connection: Connection, session_key: int, seq: int, parts: Iterable[KeptPart]) -> list[str]:
+    """Note which tool calls a stored message asked for, and return their ids."""
+    calls = list(dict.fromkeys(part.id for part in parts if isinstance(part, ToolCallPart)))
+    for call in calls:
+        reference = {"session_key": session_key, "tool_call_id": call, "message_seq": seq}
+        _INSERT_REFERENCE.run(connection, reference)
+    return calls
 
 
 def get_page(
@@ -197,8 +206,5 @@ def _shape(row: dict[str, Any], user_id: UserId, session_id: SessionId) -> Messa
 
 
 def _join_tool_usages(connection: Connection, session_key: int, seq: int, message: NewMessage) -> None:
-    calls = dict.fromkeys(part.id for part in message.parts or () if isinstance(part, ToolCallPart))
-    for call in calls:
-        reference = {"session_key": session_key, "tool_call_id": call, "message_seq": seq}
-        _INSERT_REFERENCE.run(connection, reference)
+    for call in refer_to_calls(connection, session_key, seq, message.parts or ()):
         _JOIN_USAGES.run(connection, {"of_session": session_key, "of_call": call, "asked_by": seq})

@@ -252,7 +252,7 @@ blob_references = Table(
 source_records = Table(
     "source_records",
     metadata,
-    # The records of an imported session as their client wrote them, compressed; `seq` is the last entry that one became.
+    # The records of an imported session as their client wrote them, compressed; `seq` is the last entry one became.
     _key(),
     Column("session_key", ForeignKey("chat_sessions.key", ondelete="CASCADE"), nullable=False),
     Column("number", BigInteger, nullable=False),

@@ -11,21 +11,21 @@ from typing import Any, NamedTuple, TextIO
 from chat_service.transcripts.neutral import Source
 from chat_service.transcripts.storable import parse
 
+MAX_RECORD = 64 * 1024 * 1024
+"""So many characters one record may have."""
+
 UNREADABLE = "unreadable line"
 TOO_LARGE = "line too large"
 TORN = "torn last line"
-
-MAX_RECORD = 64 * 1024 * 1024
-"""So many characters one record may have."""
 
 _PIECE = 1024 * 1024
 _OUTSIDE = re.compile(r'["{}\[\],]')
 _INSIDE = re.compile(r'["\\]')
 
 
-def objects_of(source: Source) -> Iterator[tuple[dict[str, Any], str]]:
+def objects_of(source: Source, longest: int = MAX_RECORD) -> Iterator[tuple[dict[str, Any], str]]:
     """Read the JSON object of each line, with its text; what is none is counted, and a torn last line waits."""
-    for line in _lines_of(source.file):
+    for line in _lines_of(source.file, longest):
         value = None if line.text is None else parse(line.text)
         if value is not None and line.text is not None:
             yield value, line.text
@@ -42,12 +42,12 @@ class _Line(NamedTuple):
     is_last: bool
 
 
-def _lines_of(file: TextIO) -> Iterator[_Line]:
+def _lines_of(file: TextIO, longest: int) -> Iterator[_Line]:
     """Read the lines that are not blank."""
-    while piece := file.readline(MAX_RECORD):
-        if len(piece) == MAX_RECORD and not piece.endswith("\n"):
+    while piece := file.readline(longest):
+        if len(piece) == longest and not piece.endswith("\n"):
             while piece and not piece.endswith("\n"):
-                piece = file.readline(MAX_RECORD)
+                piece = file.readline(longest)
             yield _Line(None, is_last=False)
             continue
         text = piece.removeprefix("\ufeff").strip()

@@ -256,7 +256,7 @@ def test_a_part_that_is_not_of_its_type_is_refused(part: Any) -> None:
 
 def test_every_type_of_part_is_taken() -> None:
     parts = [LEAST[shape] for shape in LEAST if "type" in shape.model_fields]
-    assert len(parts) == 7
+    assert len(parts) == 8
     message = make(NewMessage, parts=parts)
     assert [part.model_dump(exclude_none=True) for part in message.parts] == parts
 
