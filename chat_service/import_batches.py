@@ -108,16 +108,17 @@ def _store_conversation(
     by_branch: dict[Branch | None, list[Record]] = {}
     for record in records:
         by_branch.setdefault(record.branch, []).append(record)
-    for branch, some in by_branch.items():
-        branch_id = None if branch is None else branch.id
+    # Those first that have a session, or something to say: the others may branch from them, or go without.
+    groups = [(None if branch is None else branch.id, branch, some) for branch, some in by_branch.items()]
+    groups.sort(key=lambda group: group[0] not in sessions and not any(record.entries for record in group[2]))
+    for branch_id, branch, some in groups:
         session = sessions.get(branch_id)
+        if session is None and not force and not any(record.entries for record in some):
+            tally.held += some
+            continue
         if session is None:
-            if not force and not any(record.entries for record in some):
-                tally.held += some
-                continue
             session = import_sessions.make(work, user_id, origin, conversation, branch, sessions, some)
             tally.added["sessions"] += 1
-        sessions[branch_id] = session
         _store_strand(work, user_id, session, some, tally)
         import_sessions.touch(work, user_id, session, conversation, some)
 
@@ -140,7 +141,7 @@ def _placed(connection: Connection, records: list[Record], sessions: dict[str | 
             continue
         branch_id = branch_of.get(record.native_id)
         if record.native_id not in branch_of:
-            follows = record.follows
+            follows = record.follows if record.follows in branch_of else None
             parent_id = branch_of.get(follows) if follows is not None else None
             if tips.get(parent_id) == follows:
                 branch_id = parent_id
