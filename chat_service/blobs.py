@@ -9,11 +9,24 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, delete, exists, insert, select
 
 from chat_service.work import Work
+from models.errors import NotFound
+from models.ids import SessionId, UserId
 from models.inputs import BlobPart, BlobReferencePart, KeptPart, NewMessage
-from models.tables import blob_references, blobs
+from models.tables import blob_references, blobs, chat_sessions, users
 
 _KEY = select(blobs.c.key).where(blobs.c.sha256 == bindparam("sha256"))
-_DATA = select(blobs.c.data).where(blobs.c.sha256 == bindparam("sha256"))
+_DATA = (
+    select(blobs.c.data)
+    .join(blob_references, blob_references.c.blob_key == blobs.c.key)
+    .join(chat_sessions, chat_sessions.c.key == blob_references.c.session_key)
+    .join(users, users.c.key == chat_sessions.c.user_key)
+    .where(
+        blobs.c.sha256 == bindparam("sha256"),
+        chat_sessions.c.id == bindparam("session_id"),
+        users.c.id == bindparam("user_id"),
+    )
+    .limit(1)
+)
 _INSERT = insert(blobs)
 _REFERENCE = insert(blob_references)
 _MANY = 500
@@ -53,9 +66,12 @@ def refer(work: Work, session_key: int, message_seq: int, parts: Iterable[KeptPa
         work.connection.execute(_REFERENCE, reference)
 
 
-def read(connection: Connection, sha256: str) -> bytes | None:
-    """Return the bytes of a blob; the caller has found a reference to it in a session of the acting user."""
-    data: bytes | None = connection.execute(_DATA, {"sha256": bytes.fromhex(sha256)}).scalar_one_or_none()
+def read(connection: Connection, user_id: UserId, session_id: SessionId, sha256: str) -> bytes:
+    """Return the bytes of a blob that a message of the session refers to; raises NotFound."""
+    where = {"user_id": user_id, "session_id": session_id, "sha256": bytes.fromhex(sha256)}
+    data: bytes | None = connection.execute(_DATA, where).scalar()
+    if data is None:
+        raise NotFound("No message of the session refers to such a blob: read its history, and take one from there.")
     return data
 
 

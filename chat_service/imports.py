@@ -77,12 +77,11 @@ class Report:
 async def import_file(
     service: ChatService,
     user_id: UserId,
-    format_name: str,
+    origin: Origin,
     form: Format,
     path: Path,
     report: Report,
     *,
-    origin: Origin | None = None,
     progress: Progress = lambda _: None,
 ) -> None:
     """Import a file, and add to the report what became of it; `progress` hears how many bytes were read so far."""
@@ -91,7 +90,7 @@ async def import_file(
         with path.open("rb") as bytes_of_file:
             file = io.TextIOWrapper(bytes_of_file, encoding="utf-8", errors="replace", newline="\n")
             source = Source(file, form.name_of(path))
-            importing = _Importing(service, user_id, origin or Origin(format_name), report)
+            importing = _Importing(service, user_id, origin, report)
             for record in form.read(source):
                 await importing.take(record)
                 if importing.is_new_batch:

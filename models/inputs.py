@@ -174,14 +174,7 @@ Part = Annotated[
 
 
 KeptPart = Annotated[
-    TextPart
-    | ReasoningPart
-    | ToolCallPart
-    | ToolCallResponsePart
-    | BlobPart
-    | BlobReferencePart
-    | FilePart
-    | UriPart,
+    TextPart | ReasoningPart | ToolCallPart | ToolCallResponsePart | BlobPart | BlobReferencePart | FilePart | UriPart,
     Field(discriminator="type"),
 ]
 """A part as it may be stored; a client gives none that refers to a blob, since it could name one of somebody else."""

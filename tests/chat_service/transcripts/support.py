@@ -248,8 +248,10 @@ async def told_by(service: ChatService, user_id: UserId, session_id: str) -> lis
                 turns.append(Said("image", part["uri"]))
             elif part["type"] == "blob_reference":
                 sha256 = part["sha256"]
-                data = await service.snapshot(partial(blobs.read, sha256=sha256))
-                turns.append(Said("image", base64.b64encode(data or b"").decode()))
+                data = await service.snapshot(
+                    partial(blobs.read, user_id=user_id, session_id=SessionId(session_id), sha256=sha256)
+                )
+                turns.append(Said("image", base64.b64encode(data).decode()))
     return turns
 
 

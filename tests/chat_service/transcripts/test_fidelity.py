@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chat_service.import_sessions import Origin
 from chat_service.imports import Report, import_file
 from chat_service.service import ChatService
 from chat_service.transcripts.formats import FORMATS
@@ -87,7 +88,7 @@ async def test_real_transcripts_are_imported_whole_and_once(service: ChatService
     for _ in range(2):
         report = Report()
         for format_name, path in found:
-            await import_file(service, user_id, format_name, FORMATS[format_name], path, report)
+            await import_file(service, user_id, Origin(format_name), FORMATS[format_name], path, report)
         reports.append(report.to_dict())
     first, second = reports
     for told in reports:

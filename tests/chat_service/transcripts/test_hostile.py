@@ -67,12 +67,19 @@ async def test_odd_characters_are_replaced_and_counted(service: ChatService, use
     assert (await take_in(service, user_id, format_name, odd))["added"] == {}
 
 
-FIELDS = st.sampled_from(
-    ["type", "message", "content", "uuid", "id", "sessionId", "timestamp", "payload", "mapping", "parent", "author", "role", "chat_messages", "sender", "text", "parts", "messages", "input", "output", "tool_calls", "function", "name", "arguments", "call_id", "tool_use_id", "usage", "source", "current_node", "recipient", "attachments"]
-)
-WORDS = st.sampled_from(
-    ["user", "assistant", "human", "tool", "tool_use", "tool_result", "text", "image", "thinking", "message", "a", "b", "function_call", "function_call_output\n", "", "", "", "reasoning", "response_item", "session_meta", "code", "web_search_call", "mcp_call", "multimodal_text", "thoughts", "2026-03-01T10:00:00Z\n", "", "", "", "data:x;base64,eA==", "\x00�"]
-)
+_FIELDS = [
+    "type", "message", "content", "uuid", "id", "sessionId", "timestamp", "payload", "mapping", "parent",
+    "author", "role", "chat_messages", "sender", "text", "parts", "messages", "input", "output", "tool_calls",
+    "function", "name", "arguments", "call_id", "tool_use_id", "usage", "source", "current_node", "recipient",
+    "attachments",
+]  # fmt: skip
+_WORDS = [
+    "user", "assistant", "human", "tool", "tool_use", "tool_result", "text", "image", "thinking", "message", "a",
+    "b", "function_call", "function_call_output", "reasoning", "response_item", "session_meta", "code",
+    "web_search_call", "mcp_call", "multimodal_text", "thoughts", "2026-03-01T10:00:00Z", "data:x;base64,eA==",
+    "\0\ud800", "",
+]  # fmt: skip
+FIELDS, WORDS = st.sampled_from(_FIELDS), st.sampled_from(_WORDS)
 ODD = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(FIELDS | WORDS, inner, max_size=6),
