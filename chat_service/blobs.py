@@ -4,9 +4,8 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, exists, insert, select
+from sqlalchemy import Connection, bindparam, delete, exists, insert, select
 
 from chat_service.work import Work
 from models.errors import NotFound
@@ -26,6 +25,9 @@ _DATA = (
         users.c.id == bindparam("user_id"),
     )
     .limit(1)
+)
+_REFERRED_TO = select(blob_references.c.blob_key).where(
+    blob_references.c.session_key.in_(bindparam("session_keys", expanding=True))
 )
 _INSERT = insert(blobs)
 _REFERENCE = insert(blob_references)
@@ -75,10 +77,13 @@ def read(connection: Connection, user_id: UserId, session_id: SessionId, sha256:
     return data
 
 
-def referred_to(connection: Connection, session_keys: Select[tuple[int]], parameters: dict[str, Any]) -> Sequence[int]:
+def referred_to(connection: Connection, session_keys: Sequence[int]) -> Sequence[int]:
     """Return the keys of the blobs that sessions refer to, to be looked at once those are deleted."""
-    found = select(blob_references.c.blob_key).where(blob_references.c.session_key.in_(session_keys)).distinct()
-    return connection.execute(found, parameters).scalars().all()
+    found: dict[int, None] = {}
+    for start in range(0, len(session_keys), _MANY):
+        rows = connection.execute(_REFERRED_TO, {"session_keys": session_keys[start : start + _MANY]})
+        found |= dict.fromkeys(rows.scalars())
+    return [*found]
 
 
 def remove_unreferenced(connection: Connection, blob_keys: Sequence[int]) -> None:

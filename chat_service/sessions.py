@@ -185,7 +185,7 @@ def delete_session(work: Work, user_id: UserId, session_id: SessionId) -> Delete
     """Delete the session with all its entries, and return the receipt; raises NotFound."""
     session = get_session(work.connection, user_id, session_id)
     parameters = check_ids(user_id, session_id)
-    blob_keys = blobs.referred_to(work.connection, _GET_KEY, parameters)
+    blob_keys = blobs.referred_to(work.connection, [get_key(work.connection, user_id, session_id)])
     work.connection.execute(delete(chat_sessions).where(OWNED), parameters)
     blobs.remove_unreferenced(work.connection, blob_keys)
     work.tell(Event(user_id, session_id, "deleted"))

@@ -90,7 +90,8 @@ def delete_user(work: Work, user_id: UserId) -> DeletedDict:
     sessions, messages, tool_usages = work.connection.execute(totals, {"user_id": user_id}).one()
     for session_id in work.connection.execute(_SESSIONS_OF, {"user_id": user_id}).scalars():
         work.tell(Event(user_id, SessionId(session_id), "deleted"))
-    blob_keys = blobs.referred_to(work.connection, _SESSION_KEYS_OF, {"user_id": user_id})
+    session_keys = work.connection.execute(_SESSION_KEYS_OF, {"user_id": user_id}).scalars().all()
+    blob_keys = blobs.referred_to(work.connection, session_keys)
     work.connection.execute(delete(users).where(users.c.id == user_id))
     blobs.remove_unreferenced(work.connection, blob_keys)
     return {"deleted": user_id, "sessions": sessions, "messages": messages, "tool_usages": tool_usages}

@@ -129,3 +129,22 @@ async def test_a_current_file_is_opened_without_loading_the_migrations(database:
         "print(asyncio.run(main()), [name for name in sys.modules if name.startswith(('alembic', 'mako', 'filelock'))])"
     )
     assert run_python(code, database_url) == f"{SCHEMA_VERSION} []"
+
+
+async def test_a_file_of_the_version_before_keeps_every_row(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    async with Database(url_of(path)):
+        pass
+    new = ["blob_references", "blobs", "source_records"]
+    connection = choose_library().connect(str(path))
+    for name in new:
+        connection.execute(f"DROP TABLE {name}")
+    connection.execute("INSERT INTO users (id, username, created_at, last_seen_at) VALUES (x'01', 'ada', 1, 2)")
+    connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    connection.execute("PRAGMA user_version=1")
+    connection.commit()
+    connection.close()
+    async with Database(url_of(path)) as database:
+        rows = await database.read(lambda found: found.execute(text("SELECT username FROM users")).all())
+        assert [tuple(row) for row in rows] == [("ada",)]
+    assert set(new) <= set(schema_of(path))

@@ -67,8 +67,8 @@ INJECTIONS = [
 
 TAGS = {
     "html", "head", "meta", "title", "style", "body", "section", "article", "header", "div", "p", "h1", "h2", "h3",
-    "h4", "h5", "h6", "pre", "code", "a", "b", "i", "em", "s", "del", "strong", "blockquote", "br", "hr", "ul", "ol", "li",
-    "table", "thead", "tbody", "tr", "th", "td", "img",
+    "h4", "h5", "h6", "pre", "code", "a", "b", "i", "em", "s", "del", "strong", "blockquote", "br", "hr", "ul", "ol",
+    "li", "table", "thead", "tbody", "tr", "th", "td", "img",
 }  # fmt: skip
 ATTRIBUTES = {
     ("html", "lang"), ("meta", "charset"), ("meta", "http-equiv"), ("meta", "content"), ("meta", "name"),
