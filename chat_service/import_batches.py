@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from chat_service import blobs, import_sessions, messages, source_records, tool_usage
 from chat_service.import_sessions import ImportSession, Origin
 from chat_service.timeline import appended_keys
-from chat_service.tool_usage_twins import find_twin
+from chat_service.tool_usage_twins import Twins
 from chat_service.transcripts.neutral import REPEATS, Branch, Conversation, Ending, Entry, Record
 from chat_service.work import Work
 from models.ids import UserId
@@ -204,6 +204,7 @@ class _Appending:
         self._tally = tally
         self._pending: list[NewMessage] = []
         self._seqs: dict[str, int] = {}
+        self._twins: Twins | None = None
 
     def append(self, entries: Sequence[Entry]) -> dict[str, int]:
         """Append what is new, and return the seq of each entry by its idempotency key."""
@@ -229,7 +230,9 @@ class _Appending:
                 completed = tool_usage.complete(work, self._user_id, session.id, self._seqs[key], usage)
                 self._tally.added["tool calls completed"] += completed
             return
-        twin = find_twin(work.connection, session.key, usage)
+        if self._twins is None:
+            self._twins = Twins(work.connection, session.key)
+        twin = self._twins.take(usage)
         if twin is not None:
             tool_usage.adopt(work, self._user_id, session.id, twin, usage)
             self._seqs[key] = twin

@@ -35,16 +35,23 @@ _OF_PROXY = (
 )
 
 
-def find_twin(connection: Connection, session_key: int, usage: NewToolUsage) -> int | None:
-    """Return the seq of the proxy's record of this call, None where there is none."""
-    rows = connection.execute(_OF_PROXY, {"session_key": session_key}).all()
-    for row in rows:
-        if row.tool_call_id is not None and row.tool_call_id == usage.tool_call_id:
-            return int(row.seq)
-    for row in rows:
-        if row.tool_call_id is None and _is_same(row, usage):
-            return int(row.seq)
-    return None
+class Twins:
+    """The records of a proxy in one session that no call of a transcript has been joined to yet."""
+
+    def __init__(self, connection: Connection, session_key: int) -> None:
+        self._rows = [*connection.execute(_OF_PROXY, {"session_key": session_key})]
+
+    def take(self, usage: NewToolUsage) -> int | None:
+        """Return the seq of the proxy's record of this call, None where there is none; it is given once."""
+        found = next(
+            (row for row in self._rows if row.tool_call_id is not None and row.tool_call_id == usage.tool_call_id), None
+        )
+        if found is None:
+            found = next((row for row in self._rows if row.tool_call_id is None and _is_same(row, usage)), None)
+        if found is None:
+            return None
+        self._rows.remove(found)
+        return int(found.seq)
 
 
 def _is_same(row: Any, usage: NewToolUsage) -> bool:
