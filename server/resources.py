@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from models.errors import ChatError
 from models.text import to_json
+from server.archive_pages import get_archive
 from server.errors import explain
 from server.record import Caller
 from server.results import Reply
@@ -25,6 +26,7 @@ from server.tools.tool_usage import list_tool_usage
 
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain"
+LINES_TYPE = "application/x-ndjson"
 MAX_COMPLETIONS = 100
 
 Read = Callable[..., Awaitable[Reply[Any]]]
@@ -50,6 +52,9 @@ def resource_kinds() -> tuple[ResourceKind, ...]:
         _kind("session", session, "A chat session: title, status, counts.", show_session),
         _kind("history", f"{session}/history{window}", "A session's messages and tool calls.", get_session_history),
         _kind("tool-usage", f"{session}/tool-usage{{?limit,cursor}}", "A session's tool calls.", list_tool_usage),
+        _kind(
+            "archive", f"{session}/archive{{?after_seq}}", "A session's lines of the archive.", get_archive, LINES_TYPE
+        ),
         _kind("transcript", f"{session}/transcript{window}", "A session as text.", get_session_history, TEXT_TYPE),
     )
 

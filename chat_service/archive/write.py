@@ -86,6 +86,17 @@ async def archive_lines(service: ChatService, user_id: UserId, session_ids: Sequ
             yield to_json(line)
 
 
+def page(
+    connection: Connection, user_id: UserId, session_id: SessionId, after_seq: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Return the line of a session, those of the entries after a seq, as many as one page has, and its last seq."""
+    key, session, _ = _session_line(connection, user_id, session_id)
+    last_seq: int = session["last_seq"]
+    low = min(after_seq, last_seq)
+    entries = stored_lines(connection, session_id, key, low, min(low + _PAGE, last_seq))
+    return [session, *entries], last_seq
+
+
 async def _session_lines(
     service: ChatService, user_id: UserId, session_id: SessionId, written: set[str]
 ) -> AsyncIterator[dict[str, Any]]:
