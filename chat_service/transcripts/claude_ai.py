@@ -9,7 +9,7 @@ from typing import Any
 
 from chat_service.transcripts.blocks import take_content
 from chat_service.transcripts.neutral import Ending, Record, Source
-from chat_service.transcripts.storable import Storable, moment_of
+from chat_service.transcripts.storable import MAX_TITLE, Storable, moment_of
 from chat_service.transcripts.trees import Item, Tree, read_conversations, read_tree
 from chat_service.transcripts.turns import SAYS_NOTHING, Talk, Turn
 from models.inputs import FilePart, Role
@@ -53,7 +53,7 @@ def _take_message(talk: Talk, record: Record, message: dict[str, Any]) -> None:
         turn.say(storable.text(message.get("text")))
     names = [_take_attachment(turn, attached) for attached in _objects(message.get("attachments"))]
     for file in [*_objects(message.get("files")), *_objects(message.get("files_v2"))]:
-        names.append(storable.line(file.get("file_name")))
+        names.append(storable.line(file.get("file_name"), MAX_TITLE))
         file_id = storable.line(file.get("file_uuid")) or names[-1]
         part = FilePart(type="file", file_id=file_id) if file_id else None
         if part is not None and part not in turn.parts:
@@ -69,7 +69,7 @@ def _take_message(talk: Talk, record: Record, message: dict[str, Any]) -> None:
 
 def _take_attachment(turn: Turn, attached: dict[str, Any]) -> str | None:
     turn.say(turn.talk.storable.text(attached.get("extracted_content")))
-    return turn.talk.storable.line(attached.get("file_name"))
+    return turn.talk.storable.line(attached.get("file_name"), MAX_TITLE)
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

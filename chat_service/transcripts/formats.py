@@ -39,4 +39,5 @@ def files_in(path: Path, patterns: Sequence[str]) -> Iterator[Path]:
         yield path
         return
     found = {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
-    yield from sorted(found, key=lambda file: (len(file.parts), file.as_posix()))
+    # A session before its subagents, whose files lie below it, or beside it under this name.
+    yield from sorted(found, key=lambda file: (len(file.parts), file.name.startswith("agent-"), file.as_posix()))

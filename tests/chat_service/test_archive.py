@@ -39,7 +39,7 @@ from tests.support import (
 
 pytestmark = pytest.mark.anyio
 
-FEWER = settings(PROPERTY, max_examples=30)
+FEWER = settings(PROPERTY, max_examples=20)
 IMAGE = Said("image", "iVBORw0=")
 
 

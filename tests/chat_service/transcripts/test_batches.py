@@ -28,10 +28,13 @@ from tests.support import new_session, new_user, said, watch_commits, watch_stat
 
 pytestmark = pytest.mark.anyio
 
+SHAPES = ("claude-code", "chatgpt", "anthropic")
+"""One of lines, one of a tree, one of a document."""
+
 MANY = [Said("user" if number % 2 else "assistant", f"number {number}") for number in range(1_200)]
 
 
-@pytest.mark.parametrize("shape", WRITERS)
+@pytest.mark.parametrize("shape", SHAPES)
 async def test_a_long_conversation_is_stored_in_transactions_of_bounded_size(
     service: ChatService, user_id: UserId, database: Database, shape: str
 ) -> None:
@@ -74,7 +77,7 @@ async def test_how_much_is_stored_before_does_not_change_how_much_a_batch_asks(
     assert counts[1] == counts[2]
 
 
-@pytest.mark.parametrize("shape", WRITERS)
+@pytest.mark.parametrize("shape", SHAPES)
 async def test_two_imports_of_one_file_at_once_store_it_once(
     service: ChatService, user_id: UserId, database_url: str, shape: str
 ) -> None:

@@ -1,10 +1,12 @@
 """Branches: what was answered again, edited, or left to a subagent is a session of its own, beside the main line."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chat_service.import_paths import Importer
 from chat_service.service import ChatService
 from models.ids import UserId
 from models.shapes import SessionDict
@@ -140,6 +142,25 @@ async def test_the_file_of_a_subagent_joins_the_session_that_sent_it(service: Ch
     main, branch = await sessions_of(service, user_id)
     assert branch_of(branch) == {"session_id": main["id"], "seq": 2}
     assert await told(service, user_id, branch) == ["Go."]
+
+
+async def test_the_files_of_subagents_come_after_the_session_that_sent_them(
+    service: ChatService, user_id: UserId, tmp_path: Path
+) -> None:
+    at = {"timestamp": "2026-03-01T10:01:00Z", "isSidechain": True}
+    (tmp_path / "s-1" / "subagents").mkdir(parents=True)
+    sent = {
+        "agent-a.jsonl": line("x-1", None, "user", "Go.", agentId="a", **at),
+        "s-1/subagents/agent-b.jsonl": line("y-1", None, "user", "Go too.", agentId="b", **at),
+        "s-1.jsonl": line("u-1", None, "user", "Look.") + line("a-1", "u-1", "assistant", "Sent."),
+    }
+    for name, text in sent.items():
+        (tmp_path / name).write_text(text)
+    report = await Importer(service, user_id, "claude-code", [tmp_path]).import_all()
+    assert (report.files, report.problems) == (3, [])
+    main, *branches = await sessions_of(service, user_id)
+    assert await told(service, user_id, main) == ["Look.", "Sent."]
+    assert [branch_of(each) for each in branches] == [{"session_id": main["id"], "seq": 2}] * 2
 
 
 async def test_going_back_to_an_earlier_prompt_is_a_branch(service: ChatService, user_id: UserId) -> None:

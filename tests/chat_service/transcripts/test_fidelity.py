@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_service.import_sessions import Origin
@@ -60,7 +60,7 @@ def test_what_the_source_says_is_what_the_history_says(tmp_path: Path) -> None:
     with serving(tmp_path) as world:
         counter = iter(range(10**6))
 
-        @PROPERTY
+        @settings(PROPERTY, max_examples=40)
         @given(st.sampled_from(sorted(WRITERS)), CONVERSATIONS)
         def check(shape: str, turns: list[Said]) -> None:
             format_name, write = WRITERS[shape]

@@ -102,7 +102,7 @@ def read(format_name: str, text: str) -> tuple[list[Record], Source]:
     return records, source
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(st.sampled_from(sorted(FORMATS)), FILES, st.integers(0, 400))
 def test_odd_data_is_never_an_error(format_name: str, value: Any, cut: int) -> None:
     text = json.dumps(value)

@@ -151,7 +151,7 @@ def test_a_page_runs_nothing_whatever_was_said() -> None:
     pieces = st.sampled_from([*INJECTIONS, "<", ">", '"', "'", "`", "```", "\n", "](", "[", "\n\n", "&", "#", "|"])
     texts = st.lists(pieces | TEXTS, max_size=8).map("".join)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=100)
     @given(texts)
     def check(text: str) -> None:
         entry: Any = {
@@ -201,7 +201,7 @@ def tokens_of(markdown: str) -> list[Any]:
     return MarkdownIt("commonmark").parse(markdown)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(
     st.lists(st.sampled_from(["`", "```", "~~~", "\n", "\r", "\u2028", " ", "# x", "<b>", "> "]) | TEXTS).map("".join)
 )
@@ -212,7 +212,7 @@ def test_a_fence_holds_whatever_is_between_it(text: str) -> None:
     assert (before.content, after.content) == ("before", "after")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.lists(st.sampled_from([*"`*_[]()<>#!|&~", "http://a.b", "&amp;", "<b>", "1. "]) | TEXTS).map("".join))
 def test_a_line_holds_no_markup(text: str) -> None:
     shown = inline(text)
