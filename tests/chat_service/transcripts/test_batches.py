@@ -11,7 +11,7 @@ from chat_service.imports import MAX_ENTRIES
 from chat_service.service import ChatService
 from chat_service.transcripts.formats import FORMATS
 from models.database import Database
-from models.ids import UserId
+from models.ids import SessionId, UserId
 from models.inputs import SessionChanges
 from tests.chat_service.transcripts.support import (
     SHORT,
@@ -97,10 +97,10 @@ async def test_an_archived_session_takes_nothing_in_until_it_is_active_again(
 ) -> None:
     await take_in(service, user_id, "codex", write_codex(SHORT[:2]))
     [session] = await sessions_of(service, user_id)
-    await service.update_session(user_id, session["id"], SessionChanges(status="archived"))  # type: ignore[arg-type]
+    await service.update_session(user_id, SessionId(session["id"]), SessionChanges(status="archived"))
     told = await take_in(service, user_id, "codex", write_codex(SHORT))
     assert {each["reason"] for each in told["skipped"]} == {"the session is archived"}
-    await service.update_session(user_id, session["id"], SessionChanges(status="active"))  # type: ignore[arg-type]
+    await service.update_session(user_id, SessionId(session["id"]), SessionChanges(status="active"))
     await take_in(service, user_id, "codex", write_codex(SHORT))
     assert await told_by(service, user_id, session["id"]) == SHORT
 

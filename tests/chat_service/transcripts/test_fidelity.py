@@ -12,7 +12,7 @@ from chat_service.import_sessions import Origin
 from chat_service.imports import Report, import_file
 from chat_service.service import ChatService
 from chat_service.transcripts.formats import FORMATS
-from models.ids import UserId
+from models.ids import SessionId, UserId
 from tests.chat_service.transcripts.support import (
     CONVERSATIONS,
     SHORT,
@@ -49,7 +49,7 @@ async def test_imported_entries_say_that_they_were_imported(service: ChatService
     format_name, write = WRITERS[shape]
     await take_in(service, user_id, format_name, write(SHORT))
     [session] = await sessions_of(service, user_id)
-    entries = (await service.get_session_history(user_id, session["id"], limit=500))["entries"]  # type: ignore[arg-type]
+    entries = (await service.get_session_history(user_id, SessionId(session["id"]), limit=500))["entries"]
     assert {entry["author"] for entry in entries if "message_type" in entry} == {"import"}
     assert {entry["origin"] for entry in entries if "message_type" not in entry} == {"import"}
     asked = [entry for entry in entries if "message_type" not in entry]

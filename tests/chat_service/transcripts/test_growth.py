@@ -8,7 +8,7 @@ import pytest
 from chat_service.service import ChatService
 from chat_service.transcripts.calls import Calls
 from models.database import Database
-from models.ids import UserId
+from models.ids import SessionId, UserId
 from tests.chat_service.transcripts.support import (
     SHORT,
     WRITERS,
@@ -138,7 +138,7 @@ async def test_a_title_follows_its_source_until_a_person_changes_it(service: Cha
         await take_in(service, user_id, "claude-code", grown)
     [session] = await sessions_of(service, user_id)
     assert [*titles, session["title"]] == ["Sow beans? 🫘", "Peas", "Pulses"]
-    await service.update_session(user_id, session["id"], SessionChanges(title="Mine"))  # type: ignore[arg-type]
+    await service.update_session(user_id, SessionId(session["id"]), SessionChanges(title="Mine"))
     await take_in(service, user_id, "claude-code", chosen + json.dumps({"type": "summary", "summary": "X"}) + "\n")
     assert [each["title"] for each in await sessions_of(service, user_id)] == ["Mine"]
 
