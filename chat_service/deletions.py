@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, tuple_, update
 
+from chat_service import blobs
 from chat_service.events import Event
 from chat_service.forks import Inherited, give_own_copy
 from chat_service.sessions import OWNED, check_ids, get_timeline
@@ -21,7 +22,7 @@ from chat_service.users import USER_KEY, get
 from chat_service.work import Work
 from models.ids import SessionId, UserId, new_id
 from models.shapes import DeletedDict
-from models.tables import chat_sessions, messages, tool_call_references, tool_usages, users
+from models.tables import chat_sessions, messages, source_records, tool_call_references, tool_usages, users
 
 _forks = chat_sessions.alias("forks")
 _INHERITED = (chat_sessions.c.key, chat_sessions.c.forked_from_key, func.coalesce(chat_sessions.c.forked_from_seq, 0))
@@ -73,10 +74,14 @@ _FORK = (
 _DELETED_FORK = _FORK.where(users.c.deleted_at.is_not(None))
 _ENTRIES = {
     entries: (
-        select(entries.c.key, size_of(entries)).where(entries.c.session_key == bindparam("session_key")).limit(BATCH),
+        select(entries.c.key, size).where(entries.c.session_key == bindparam("session_key")).limit(BATCH),
         delete(entries).where(entries.c.key.in_(bindparam("keys", expanding=True))),
     )
-    for entries in (messages, tool_usages)
+    for entries, size in (
+        (messages, size_of(messages)),
+        (tool_usages, size_of(tool_usages)),
+        (source_records, func.length(source_records.c.data)),
+    )
 }
 _reference = tuple_(*tool_call_references.primary_key.columns)
 _DELETE_REFERENCES = delete(tool_call_references).where(
@@ -165,10 +170,14 @@ def _remove(work: Work, session: Inherited, step: Step) -> None:
     if fork is not None:
         give_own_copy(work, session, Inherited(*fork), step)
         return
-    for entries in (messages, tool_usages):
+    for entries in _ENTRIES:
         while _remove_entries(connection, entries, session.key, step):
             if step.is_over:
                 return
+    while (size := blobs.remove_one_of(connection, session.key)) is not None:
+        step.spend(rows=1, characters=size)
+        if step.is_over:
+            return
     while (removed := _remove_references(connection, session.key)) > 0:
         step.spend(removed)
         if step.is_over:
@@ -178,7 +187,7 @@ def _remove(work: Work, session: Inherited, step: Step) -> None:
 
 
 def _remove_entries(connection: Connection, entries: Table, session_key: int, step: Step) -> bool:
-    """Remove some entries of a session; whatever else is kept of them (an index of their words) is removed here."""
+    """Remove some rows of a session; triggers take the words of entries out of the index of full text."""
     select_some, delete_these = _ENTRIES[entries]
     keys: list[int] = []
     for key, size in connection.execute(select_some, {"session_key": session_key}):

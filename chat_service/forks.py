@@ -18,7 +18,7 @@ from models.errors import Invalid
 from models.ids import SessionId, UserId, new_id
 from models.inputs import MAX_LINE
 from models.shapes import SessionDict
-from models.tables import chat_sessions, messages, tool_call_references, tool_usages, users
+from models.tables import blob_references, chat_sessions, messages, tool_call_references, tool_usages, users
 
 _INSERT = insert(chat_sessions)
 _INSERT_REFERENCE = insert(tool_call_references)
@@ -45,6 +45,14 @@ _COPY_MESSAGES = _copy(messages)
 _COPY_TOOL_USAGES = _copy(
     tool_usages,
     message_seq=case((tool_usages.c.message_seq <= bindparam("fork_seq"), tool_usages.c.message_seq), else_=null()),
+)
+_COPY_BLOB_REFERENCES = insert(blob_references).from_select(
+    ["session_key", "message_seq", "blob_key"],
+    select(_FORK, blob_references.c.message_seq, blob_references.c.blob_key).where(
+        blob_references.c.session_key == _PARENT,
+        blob_references.c.message_seq > _LOW,
+        blob_references.c.message_seq <= _HIGH,
+    ),
 )
 _PARTS = select(messages.c.seq, messages.c.parts).where(_within(messages, _PARENT), messages.c.parts.is_not(None))
 
@@ -160,6 +168,7 @@ def _copy_entries(connection: Connection, place: dict[str, Any], step: Step) -> 
     }
     if references:
         connection.execute(_INSERT_REFERENCE, list(references.values()))
+    connection.execute(_COPY_BLOB_REFERENCES, place)
     step.spend(rows=place["high"] - place["low"])
 
 

@@ -10,7 +10,7 @@ from chat_service.work import Work
 from models.errors import Conflict
 from models.ids import SessionId, UserId
 from models.shapes import SessionDict
-from models.tables import chat_sessions, messages, tool_call_references, tool_usages
+from models.tables import blob_references, chat_sessions, messages, tool_call_references, tool_usages
 
 _SOURCE: Any = bindparam("source_key")
 _TARGET: Any = bindparam("target_key")
@@ -49,6 +49,7 @@ _MOVE = (
     _move(messages, "seq", "replaces_seq"),
     _move(tool_usages, "seq", "message_seq"),
     _move(tool_call_references, "message_seq"),
+    _move(blob_references, "message_seq"),
 )
 _EXTEND = (
     update(chat_sessions)

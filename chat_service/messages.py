@@ -1,6 +1,6 @@
 """Messages: appended to a session's timeline, and read back in pages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, String, bindparam, cast, select, update
@@ -22,7 +22,7 @@ from chat_service.tokens import count_message
 from chat_service.work import Work
 from models.errors import Invalid
 from models.ids import SessionId, UserId, entry_id
-from models.inputs import NewMessage, ToolCallPart
+from models.inputs import KeptPart, NewMessage, ToolCallPart
 from models.prepared import Prepared, prepared_insert
 from models.rows import all_rows, columns
 from models.shapes import MessageDict, MessagePageDict
@@ -131,6 +131,15 @@ def add(
     return [_shape(row, user_id, session_id) for row in rows]
 
 
+def refer_to_calls(connection: Connection, session_key: int, seq: int, parts: Iterable[KeptPart]) -> list[str]:
+    """Note which tool calls a stored message asked for, and return their ids."""
+    calls = list(dict.fromkeys(part.id for part in parts if isinstance(part, ToolCallPart)))
+    for call in calls:
+        reference = {"session_key": session_key, "tool_call_id": call, "message_seq": seq}
+        _INSERT_REFERENCE.run(connection, reference)
+    return calls
+
+
 def get_page(
     connection: Connection,
     user_id: UserId,
@@ -230,9 +239,6 @@ def _shape(row: dict[str, Any], user_id: UserId, session_id: SessionId) -> Messa
 def _join_tool_usages(connection: Connection, timeline: Timeline, seq: int, message: NewMessage) -> None:
     # What a fork inherits stays as it was: only its own records are joined.
     session_key, own_after = timeline
-    calls = dict.fromkeys(part.id for part in message.parts or () if isinstance(part, ToolCallPart))
-    for call in calls:
-        reference = {"session_key": session_key, "tool_call_id": call, "message_seq": seq}
-        _INSERT_REFERENCE.run(connection, reference)
+    for call in refer_to_calls(connection, session_key, seq, message.parts or ()):
         joined = {"of_session": session_key, "of_call": call, "asked_by": seq, "inherited": own_after}
         _JOIN_USAGES.run(connection, joined)

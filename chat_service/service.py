@@ -304,6 +304,13 @@ class ChatService:
             # A moment in which another process, too, finds the lock free.
             await asyncio.sleep(_BREATH_SECONDS)
 
+    async def snapshot(self, function: Callable[[Connection], Result]) -> Result:
+        """Run a function over several rooms that only reads, on one snapshot, and return its result.
+
+        It runs on the database's thread, may run again, and so touches nothing but its connection.
+        """
+        return await self._database.read(function)
+
     async def health(self) -> HealthDict:
         """Tell how the database is kept; raises Unavailable where it cannot be read."""
         return await self._database.health()

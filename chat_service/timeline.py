@@ -88,6 +88,16 @@ def find_replay(
     return seqs
 
 
+def appended_keys(
+    connection: Connection, user_id: UserId, session_id: SessionId, keys: Sequence[str]
+) -> dict[str, int]:
+    """Return which of these idempotency keys a session has, and the seq of each."""
+    if not keys:
+        return {}
+    rows = connection.execute(_APPENDED, check_ids(user_id, session_id) | {"keys": [*keys]})
+    return {row.idempotency_key: row.seq for row in rows}
+
+
 def claim(
     work: Work,
     user_id: UserId,

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, String, bindparam, case, cast, func, select
+from sqlalchemy import ColumnElement, Connection, String, bindparam, case, cast, func, select, update
 from typing_extensions import TypedDict
 
+from chat_service.events import Event
 from chat_service.lineage import (
     LINEAGE,
     Statements,
@@ -16,7 +17,7 @@ from chat_service.lineage import (
 )
 from chat_service.messages import SESSION, entry_parameters, is_message
 from chat_service.paging import END, check_filters, check_limit, make_cursor, read_cursor
-from chat_service.sessions import ACTING_USER, OWNED, digest_of, get_timeline
+from chat_service.sessions import ACTING_USER, OWNED, Timeline, digest_of, get_timeline
 from chat_service.timeline import Keyed, claim, find_replay
 from chat_service.tokens import count_tool_usage
 from chat_service.users import USER_KEY, check_user_id, get_user_key
@@ -63,6 +64,10 @@ _ASKED_BY = Statements(
     _asking.select_from(inherited(tool_call_references, "message_seq")),
 )
 _INSERT = prepared_insert(tool_usages, leaving_out="key")
+_OF_SEQ = update(tool_usages).where(
+    tool_usages.c.session_key == bindparam("of_session"), tool_usages.c.seq == bindparam("of_seq")
+)
+_COMPLETE = _OF_SEQ.where(tool_usages.c.status == "unknown", tool_usages.c.origin == "import")
 
 MAX_TOTALS = 100
 """So many tools are summarized one by one; the rest are counted."""
@@ -91,8 +96,7 @@ def add(
         raise Invalid("message_seq is not the seq of an earlier message of this session.")
     timeline, seq = claim(work, user_id, session_id, new_tool_usages=1, expected_seq=expected_seq)
     if message_seq is None and usage.tool_call_id is not None:
-        asked_by = {"tool_call_id": usage.tool_call_id, "low": 0, "high": seq}
-        message_seq = read_entries(work.connection, _AskedBy, _ASKED_BY, timeline, asked_by)[0]["message_seq"]
+        message_seq = _asked_by(work.connection, timeline, usage.tool_call_id, seq)
     record: ToolUsageDict = {
         "id": entry_id(session_id, seq),
         "session_id": session_id,
@@ -117,6 +121,44 @@ def add(
     row = {name: value for name, value in record.items() if name in tool_usages.c} | inside | {"digest": keyed.digest}
     _INSERT.run(work.connection, row)
     return record
+
+
+def complete(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage: NewToolUsage) -> bool:
+    """Write how a call ended into its record, where that was imported without a result; tells whether it was.
+
+    A call that was closed as `unknown` is one whose end we did not see: what came of it belongs into the same record.
+    """
+    work.limits.check_tool_usage(usage)
+    values = {
+        "result": usage.result,
+        "status": usage.outcome,
+        "error": usage.error,
+        "duration_ms": usage.duration_ms,
+        "token_count": count_tool_usage(work.limits.count_tokens, usage),
+        "digest": digest_of(usage),
+    }
+    where = {"of_session": get_timeline(work.connection, user_id, session_id).session_key, "of_seq": seq}
+    is_completed = work.connection.execute(_COMPLETE.values(values), where).rowcount == 1
+    if is_completed:
+        work.tell(Event(user_id, session_id, "updated"))
+    return is_completed
+
+
+def adopt(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage: NewToolUsage) -> None:
+    """Let the record of a proxy be that of an imported call: with its id, its key and the message that asked for it."""
+    timeline = get_timeline(work.connection, user_id, session_id)
+    message_seq = None
+    if usage.tool_call_id is not None:
+        message_seq = _asked_by(work.connection, timeline, usage.tool_call_id, END)
+    values = {
+        "tool_call_id": usage.tool_call_id,
+        "message_seq": func.coalesce(tool_usages.c.message_seq, message_seq),
+    }
+    where = {"of_session": timeline.session_key, "of_seq": seq}
+    work.connection.execute(_OF_SEQ.values(values), where)
+    keyed = {"idempotency_key": usage.idempotency_key, "digest": digest_of(usage)}
+    work.connection.execute(_OF_SEQ.where(tool_usages.c.idempotency_key.is_(None)).values(keyed), where)
+    work.tell(Event(user_id, session_id, "updated"))
 
 
 def list_tool_usage(
@@ -208,3 +250,8 @@ def _filters(tool_name: str | None, status: ToolStatus | None) -> dict[str, str]
 
 def _equal(filters: dict[str, str]) -> list[ColumnElement[bool]]:
     return [tool_usages.c[name] == value for name, value in filters.items()]
+
+
+def _asked_by(connection: Connection, timeline: Timeline, tool_call_id: str, up_to_seq: int) -> int | None:
+    asked_by = {"tool_call_id": tool_call_id, "low": 0, "high": up_to_seq}
+    return read_entries(connection, _AskedBy, _ASKED_BY, timeline, asked_by)[0]["message_seq"]

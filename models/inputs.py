@@ -3,6 +3,7 @@
 Sizes are not judged here, since their limits are settings: `chat_service.limits` does that.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -142,6 +143,16 @@ class BlobPart(Input):
     modality: Line | None = None
 
 
+class BlobReferencePart(Input):
+    """Bytes that are kept once for all messages that hold them, by the digest of their content; made by an import."""
+
+    type: Literal["blob_reference"]
+    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0, lt=2**53)]
+    mime_type: Line | None = None
+    modality: Line | None = None
+
+
 class FilePart(Input):
     """A file that the provider keeps (OpenTelemetry GenAI part `file`)."""
 
@@ -166,6 +177,13 @@ Part = Annotated[
 ]
 
 
+KeptPart = Annotated[
+    TextPart | ReasoningPart | ToolCallPart | ToolCallResponsePart | BlobPart | BlobReferencePart | FilePart | UriPart,
+    Field(discriminator="type"),
+]
+"""A part as it may be stored; a client gives none that refers to a blob, since it could name one of somebody else."""
+
+
 class Usage(Input):
     """Tokens that a model's answer cost, as its provider counted them."""
 
@@ -173,7 +191,7 @@ class Usage(Input):
     output_tokens: Annotated[int, Field(ge=0, lt=2**53)] | None = None
 
 
-def check_says_something(content: str, parts: list[Part] | None) -> None:
+def check_says_something(content: str, parts: Sequence[Part | KeptPart] | None) -> None:
     """Raise ValueError where a message has neither text nor parts."""
     if not content and not parts:
         raise ValueError("content is empty: give some text, or parts where text is not enough")
@@ -184,7 +202,7 @@ class NewMessage(Input):
 
     role: Role
     content: Text = ""
-    parts: list[Part] | None = None
+    parts: list[KeptPart] | None = None
     message_metadata: JsonObject | None = None
     kind: Kind = "message"
     author: Author = "agent"

@@ -304,6 +304,39 @@ class SearchPageDict(TypedDict):
     next_cursor: str | None
 
 
+class SkippedDict(TypedDict):
+    """Records of a type that became neither message nor tool call, and why."""
+
+    type: str
+    reason: str
+    records: int
+
+
+class ImportProblemDict(TypedDict):
+    """A file that could not be read, or not all of it."""
+
+    file: str
+    problem: str
+
+
+class ImportDict(TypedDict):
+    """What became of an import: `records` are those stored, those that were there already, and those skipped.
+
+    `stored` and `already_there` count records by their type. `waiting` is what is not whole yet and comes with the next
+    import, `added` what was stored, `left_out` what is less than a record and could not be kept as it was.
+    """
+
+    files: int
+    records: int
+    stored: dict[str, int]
+    already_there: dict[str, int]
+    skipped: list[SkippedDict]
+    waiting: dict[str, int]
+    added: dict[str, int]
+    left_out: dict[str, int]
+    problems: list[ImportProblemDict]
+
+
 class DeletedDict(TypedDict):
     """A receipt: the id of what was deleted, and how many sessions and entries of theirs are gone."""
 

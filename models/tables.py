@@ -35,7 +35,7 @@ from models.errors import DAMAGED, Unavailable
 from models.ids import from_microseconds, pack_id, to_microseconds, unpack_id
 from models.text import to_json
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """The number of the newest migration; in an SQLite file it stands in `PRAGMA user_version`."""
 
 APPLICATION_ID = 0x4D435043
@@ -239,6 +239,44 @@ tool_call_references = Table(
     Column("tool_call_id", Text, primary_key=True),
     Column("message_seq", BigInteger, primary_key=True),
     sqlite_with_rowid=False,
+)
+
+blobs = Table(
+    "blobs",
+    metadata,
+    # What was attached to messages, each content once however often it was attached.
+    _key(),
+    Column("sha256", LargeBinary(32), nullable=False, unique=True),
+    Column("media_type", Text),
+    Column("size", BigInteger, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+blob_references = Table(
+    "blob_references",
+    metadata,
+    # Which message refers to which blob: a blob goes with its last reference.
+    Column("session_key", ForeignKey("chat_sessions.key", ondelete="CASCADE"), primary_key=True),
+    Column("message_seq", BigInteger, primary_key=True),
+    Column("blob_key", ForeignKey("blobs.key", ondelete="CASCADE"), primary_key=True, index=True),
+    sqlite_with_rowid=False,
+)
+
+source_records = Table(
+    "source_records",
+    metadata,
+    # The records of an imported session as their client wrote them, compressed; `seq` is the last entry one became.
+    _key(),
+    Column("session_key", ForeignKey("chat_sessions.key", ondelete="CASCADE"), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("native_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("digest", LargeBinary(16), nullable=False),
+    Column("seq", BigInteger),
+    Column("moment", Timestamp),
+    Column("data", LargeBinary, nullable=False),
+    UniqueConstraint("session_key", "number"),
+    UniqueConstraint("session_key", "native_id"),
 )
 
 # Partial indexes: an entry without a key costs nothing. Naming PostgreSQL's option here as well would import its

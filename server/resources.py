@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from models.errors import ChatError
 from models.ids import SessionId
 from models.text import to_json
+from server.archive_pages import get_archive
 from server.errors import explain
 from server.history_page import get_history_page
 from server.record import CallerSource, as_caller
@@ -29,6 +30,7 @@ from server.tools.tool_usage import list_tool_usage
 
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain"
+LINES_TYPE = "application/x-ndjson"
 MAX_COMPLETIONS = 100
 KEPT_MILLISECONDS = 24 * 3_600_000
 """So long a client may keep a page that cannot change."""
@@ -57,6 +59,9 @@ def resource_kinds() -> tuple[ResourceKind, ...]:
         _kind("history", f"{session}/history{window}", "A session's messages and tool calls.", get_session_history),
         _kind("history-page", f"{session}/history/{{first_seq}}-{{last_seq}}", "One page of it.", get_history_page),
         _kind("tool-usage", f"{session}/tool-usage{{?limit,cursor}}", "A session's tool calls.", list_tool_usage),
+        _kind(
+            "archive", f"{session}/archive{{?after_seq}}", "A session's lines of the archive.", get_archive, LINES_TYPE
+        ),
         _kind("transcript", f"{session}/transcript{window}", "A session as text.", get_session_history, TEXT_TYPE),
     )
 

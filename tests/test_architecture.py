@@ -36,7 +36,18 @@ def test_floors_look_only_down() -> None:
 
 @pytest.mark.parametrize("module", ["server.app", "server.transports.stdio", "server.transports.frames"])
 def test_the_server_starts_without_what_it_needs_later(module: str) -> None:
-    heavy = ["sqlalchemy", "alembic", "aiosqlite", "sqlite3", "pysqlite3", "rich", "typer", "jinja2"]
+    heavy = [
+        "sqlalchemy",
+        "alembic",
+        "aiosqlite",
+        "sqlite3",
+        "pysqlite3",
+        "rich",
+        "typer",
+        "jinja2",
+        "nh3",
+        "markdown_it",
+    ]
     loaded = run_python(
         f"import json, sys, {module}; print(json.dumps([name for name in {heavy!r} if name in sys.modules]))"
     )

@@ -25,7 +25,7 @@ from server.command_line.terminal import say
 from server.settings import PREFIX, url_of
 
 if TYPE_CHECKING:
-    from chat_service.transcripts.claude_code import Transcript
+    from chat_service.transcripts.neutral import Transcript
     from server.command_line.subprocess_client import ServerProcess
 
 _BATCH = 100

@@ -63,7 +63,7 @@ class MessageArgument(BaseModel):
         return NewMessage(
             role=self.role,
             content=self.content,
-            parts=self.parts,
+            parts=None if self.parts is None else [*self.parts],
             message_metadata=self.metadata,
             kind=self.kind if self.replaces_seq is None else "replacement",
             model=self.model,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 from pydantic import TypeAdapter
+from sqlalchemy import Connection
 
 from chat_service import messages, sessions
 from chat_service.service import ChatService
@@ -76,13 +77,14 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "search_history": lambda world: {"query": "last", "limit": 1},
     "transaction": lambda world: {"function": _create_and_append(world)},
     "finish_deletions": lambda world: {},
+    "snapshot": lambda world: {"function": _read_session(world)},
     "health": lambda world: {},
 }
 """An example call of every public method; the acting user is added where the method takes one."""
 
-GENERIC_RESULTS = {"transaction": SessionDict}
+GENERIC_RESULTS = {"transaction": SessionDict, "snapshot": SessionDict}
 
-WITHOUT_USER = {"get_or_create_user", "transaction", "finish_deletions", "health"}
+WITHOUT_USER = {"get_or_create_user", "transaction", "snapshot", "finish_deletions", "health"}
 
 METHODS = {name: member for name, member in inspect.getmembers(ChatService, callable) if not name.startswith("_")}
 
@@ -127,6 +129,10 @@ def _create_and_append(world: World) -> Callable[[Work], SessionDict]:
         return sessions.get_session(work.connection, world.user_id, session_id)
 
     return create_and_append
+
+
+def _read_session(world: World) -> Callable[[Connection], SessionDict]:
+    return lambda connection: sessions.get_session(connection, world.user_id, world.session_id)
 
 
 async def populate(service: ChatService) -> World:

@@ -171,7 +171,8 @@ async def test_deleting_a_session_removes_its_entries_and_nothing_else(
     receipt = await service.delete_session(user_id, deleted)
     assert receipt == {"deleted": deleted, "sessions": 1, "messages": 2, "tool_usages": 1}
     rows = {table.name: await count_rows(database, table) for table in metadata.sorted_tables}
-    assert rows == {"users": 1, "chat_sessions": 1, "messages": 2, "tool_usages": 1, "tool_call_references": 2}
+    there = {name: count for name, count in rows.items() if count}
+    assert there == {"users": 1, "chat_sessions": 1, "messages": 2, "tool_usages": 1, "tool_call_references": 2}
     with pytest.raises(NotFound):
         await service.get_session(user_id, deleted)
     with pytest.raises(NotFound):

@@ -102,7 +102,8 @@ async def test_deleting_a_user_removes_everything_of_theirs_and_nothing_else(
     receipt = await service.delete_user(user_id)
     assert receipt == {"deleted": user_id, "sessions": 3, "messages": 6, "tool_usages": 3}
     rows = {table.name: await count_rows(database, table) for table in metadata.sorted_tables}
-    assert rows == {"users": 1, "chat_sessions": 1, "messages": 2, "tool_usages": 1, "tool_call_references": 1}
+    there = {name: count for name, count in rows.items() if count}
+    assert there == {"users": 1, "chat_sessions": 1, "messages": 2, "tool_usages": 1, "tool_call_references": 1}
     with pytest.raises(NotFound):
         await service.get_user(user_id)
     with pytest.raises(NotFound):

@@ -31,6 +31,7 @@ LEAST: dict[type[Input], dict[str, Any]] = {
     inputs.ToolCallPart: {"type": "tool_call", "id": "a"},
     inputs.ToolCallResponsePart: {"type": "tool_call_response", "id": "a"},
     inputs.BlobPart: {"type": "blob", "content": "a"},
+    inputs.BlobReferencePart: {"type": "blob_reference", "sha256": "0a" * 32, "size": 1},
     inputs.FilePart: {"type": "file", "file_id": "a"},
     inputs.UriPart: {"type": "uri", "uri": "a"},
 }
@@ -255,7 +256,7 @@ def test_a_part_that_is_not_of_its_type_is_refused(part: Any) -> None:
 
 def test_every_type_of_part_is_taken() -> None:
     parts = [LEAST[shape] for shape in LEAST if "type" in shape.model_fields]
-    assert len(parts) == 7
+    assert len(parts) == 8
     message = make(NewMessage, parts=parts)
     assert [part.model_dump(exclude_none=True) for part in message.parts] == parts
 

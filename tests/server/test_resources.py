@@ -16,7 +16,7 @@ from tests.server.support import ERAS, Tools, tools_of
 pytestmark = pytest.mark.anyio
 
 SESSION = "chat://sessions/{}"
-KINDS = ("", "/history", "/tool-usage", "/transcript")
+KINDS = ("", "/history", "/tool-usage", "/archive", "/transcript")
 PAGE = "/history/1-5"
 COMPLETED = types.ResourceTemplateReference(uri="chat://sessions/{session_id}")
 
@@ -43,6 +43,7 @@ async def test_the_templates_of_all_resources_are_listed(tools: Tools) -> None:
         "chat://sessions/{session_id}/history",
         "chat://sessions/{session_id}/history/{first_seq}-{last_seq}",
         "chat://sessions/{session_id}/tool-usage",
+        "chat://sessions/{session_id}/archive",
         "chat://sessions/{session_id}/transcript",
     ]
     assert all(template.description and template.mime_type for template in listed)
@@ -67,6 +68,25 @@ async def test_the_transcript_is_readable_text(tools: Tools) -> None:
     lines = content.text.splitlines()
     assert lines[1:3] == ["[1] user: entry 1", '[2] tool t {"n":2} success']
     assert len(lines) == 7
+
+
+async def test_an_archive_is_read_page_by_page_to_its_end(tools: Tools) -> None:
+    session = await tools.new_session(title="x" * 400, metadata={"long": "m" * 6_000})
+    for length in (10, 6_000, 6_300, 30_000, 6_300, 20):
+        await tools.say(session, "y" * length)
+    lines: list[dict[str, Any]] = []
+    after, newer = 0, 1
+    while newer:
+        content = await read(tools, f"chat://sessions/{session}/archive?after_seq={after}")
+        assert (content.mime_type, len(content.text) <= 20_000) == ("application/x-ndjson", True)
+        first, *page, last = [json.loads(line) for line in content.text.split("\n")]
+        assert (first["type"], last["type"]) == ("session", "page_end")
+        assert last["after_seq"] > after
+        after, newer = last["after_seq"], last["newer"]
+        lines += page
+    assert [line["seq"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert [line["type"] for line in lines] == ["message"] * 3 + ["left_out"] + ["message"] * 2
+    assert lines[3]["characters"] > 30_000
 
 
 async def test_a_resource_is_read_on_by_its_query(tools: Tools) -> None:

@@ -1,0 +1,147 @@
+"""Reading an archive: line by line, checked, and restored in batches; what is wrong with a session ends that session.
+
+The others are restored all the same. Nothing is restored of a batch in which a line is wrong.
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from chat_service.archive.lines import (
+    LINE,
+    VERSION,
+    ArchiveLine,
+    BlobLine,
+    HeaderLine,
+    MessageLine,
+    SessionEndLine,
+    SessionLine,
+    SourceRecordLine,
+    ToolUsageLine,
+)
+from chat_service.archive.restore import Checked, Restored, restore
+from chat_service.imports import COULD_NOT_BE_READ, MAX_CHARACTERS, MAX_ENTRIES, Report
+from chat_service.service import ChatService
+from chat_service.transcripts.lines import MAX_RECORD, objects_of
+from chat_service.transcripts.neutral import Source
+from models.errors import ChatError
+from models.ids import UserId
+
+MAX_LINE = 4 * MAX_RECORD
+"""A line holds the record of a source as text of its own, in which every quote is two characters."""
+
+NOT_OURS = "line that is none of an archive"
+_SHAPES = (HeaderLine, SessionLine, BlobLine, MessageLine, ToolUsageLine, SourceRecordLine, SessionEndLine)
+_FIELDS = {name for shape in _SHAPES for name in shape.model_fields}
+"""Names that may be told: those of our own fields, and none that a file made up."""
+
+OF_ANOTHER = "line of a session that could not be restored"
+
+
+async def restore_file(
+    service: ChatService,
+    user_id: UserId,
+    path: Path,
+    report: Report,
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Restore an archive, and add to the report what became of it; `progress` hears how many bytes were read so far."""
+    report.files += 1
+    source: Source | None = None
+    try:
+        with path.open("rb") as bytes_of_file:
+            file = io.TextIOWrapper(bytes_of_file, encoding="utf-8", errors="replace", newline="\n")
+            source = Source(file, str(path))
+            restoring = _Restoring(service, user_id, path, report)
+            for given, text in objects_of(source, MAX_LINE):
+                if not await restoring.take(given, len(text)):
+                    break
+                progress(bytes_of_file.tell())
+            await restoring.store()
+    except OSError as error:
+        report.problems.append((str(path), f"{COULD_NOT_BE_READ} ({error.strerror})"))
+        return
+    report.waiting += source.waiting
+    for kind, count in (+source.unreadable).items():
+        report.tally.skipped[kind, COULD_NOT_BE_READ] += count
+        report.problems.append((str(path), f"{COULD_NOT_BE_READ} in full ({kind}: {count})"))
+
+
+class _Restoring:
+    """Gathers checked lines into batches, and restores them."""
+
+    def __init__(self, service: ChatService, user_id: UserId, path: Path, report: Report) -> None:
+        self._service = service
+        self._user_id = user_id
+        self._path = path
+        self._report = report
+        self._lines: list[Checked] = []
+        self._characters = 0
+        self._has_header = False
+        self._is_refused = False
+
+    async def take(self, given: dict[str, object], size: int) -> bool:
+        """Read one line; tells whether there is any use in reading on."""
+        try:
+            line = LINE.validate_python(given, strict=True)
+        except ValidationError as error:
+            return self._refuse(given, error)
+        if isinstance(line, HeaderLine) or not self._has_header:
+            self._has_header = isinstance(line, HeaderLine)
+            if not self._has_header:
+                self._complain(f"is no archive of version {VERSION}: its first line says what it is")
+            return self._has_header
+        if isinstance(line, SessionLine):
+            await self.store()
+            self._is_refused = False
+        if self._is_refused:
+            self._skip(line)
+            return True
+        self._lines.append((line, given))
+        self._characters += size
+        is_full = len(self._lines) >= MAX_ENTRIES or self._characters >= MAX_CHARACTERS
+        # A blob and the message that refers to it are restored together.
+        if isinstance(line, SessionEndLine) or (is_full and not isinstance(line, BlobLine)):
+            await self.store()
+        return True
+
+    async def store(self) -> None:
+        """Restore what was gathered."""
+        lines, self._lines, self._characters = self._lines, [], 0
+        if not lines:
+            return
+        user_id = self._user_id
+        try:
+            restored: Restored = await self._service.transaction(lambda work: restore(work, user_id, lines))
+        except ChatError as error:
+            self._complain(str(error))
+            self._is_refused = True
+            for line, _ in lines:
+                self._skip(line)
+            return
+        tally = self._report.tally
+        tally.stored += restored.stored
+        tally.already_there += restored.already_there
+        tally.added += restored.stored
+
+    def _refuse(self, given: dict[str, object], error: ValidationError) -> bool:
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or part in _FIELDS)
+        if not self._has_header:
+            self._complain(f"is no archive of version {VERSION}: its first line says what it is")
+            return False
+        self._complain(f"holds a line that is none of an archive ({place or 'type'}: {problem['msg']})")
+        self._report.tally.skipped[NOT_OURS, COULD_NOT_BE_READ] += 1
+        for line, _ in self._lines:
+            self._skip(line)
+        self._lines, self._characters, self._is_refused = [], 0, True
+        return True
+
+    def _skip(self, line: ArchiveLine) -> None:
+        self._report.tally.skipped[line.type, OF_ANOTHER] += 1
+
+    def _complain(self, problem: str) -> None:
+        self._report.problems.append((str(self._path), problem))

@@ -1,0 +1,122 @@
+"""Blobs: what was attached to messages, kept once by its content, for as long as a message refers to it."""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, FromClause, Select, bindparam, delete, exists, insert, select
+from typing_extensions import TypedDict
+
+from chat_service.lineage import Statements, inherited, read_entries, within
+from chat_service.paging import END
+from chat_service.sessions import get_timeline
+from chat_service.work import Work
+from models.errors import NotFound
+from models.ids import SessionId, UserId
+from models.inputs import BlobPart, BlobReferencePart, KeptPart, NewMessage
+from models.tables import blob_references, blobs
+
+_KEY = select(blobs.c.key).where(blobs.c.sha256 == bindparam("sha256"))
+
+
+class _Data(TypedDict):
+    data: bytes
+
+
+def _data(references: FromClause, *inside: ColumnElement[bool]) -> Select[Any]:
+    wanted = blobs.c.sha256 == bindparam("sha256")
+    referring = references.join(blobs, blobs.c.key == blob_references.c.blob_key)
+    return select(blobs.c.data).select_from(referring).where(wanted, *inside).limit(1)
+
+
+_DATA = Statements(
+    _data(blob_references, within(blob_references, "message_seq")), _data(inherited(blob_references, "message_seq"))
+)
+_OF_SESSION = (
+    select(blobs.c.key, blobs.c.size)
+    .join(blob_references, blob_references.c.blob_key == blobs.c.key)
+    .where(blob_references.c.session_key == bindparam("session_key"))
+    .limit(1)
+)
+_FORGET = delete(blob_references).where(
+    blob_references.c.session_key == bindparam("of_session"), blob_references.c.blob_key == bindparam("of_blob")
+)
+_REMOVE = delete(blobs).where(
+    blobs.c.key == bindparam("of_blob"), ~exists().where(blob_references.c.blob_key == blobs.c.key)
+)
+_INSERT = insert(blobs)
+_REFERENCE = insert(blob_references)
+
+
+def keep(work: Work, message: NewMessage) -> NewMessage:
+    """Keep the bytes that a message carries, and return the message with references in their place.
+
+    What says that it is base64 and is not stays as it is.
+    """
+    if not any(isinstance(part, BlobPart) for part in message.parts or ()):
+        return message
+    parts = [_keep_part(work.connection, part) if isinstance(part, BlobPart) else part for part in message.parts or ()]
+    return message.model_copy(update={"parts": parts})
+
+
+def keep_bytes(connection: Connection, data: bytes, media_type: str | None) -> str:
+    """Keep bytes, where they are not kept already, and return their SHA-256 in hexadecimal."""
+    digest = hashlib.sha256(data)
+    if connection.execute(_KEY, {"sha256": digest.digest()}).scalar_one_or_none() is None:
+        row = {"sha256": digest.digest(), "media_type": media_type, "size": len(data), "data": data}
+        connection.execute(_INSERT, row)
+    return digest.hexdigest()
+
+
+def is_kept(connection: Connection, sha256: str) -> bool:
+    """Tell whether there is a blob with this content."""
+    return connection.execute(_KEY, {"sha256": bytes.fromhex(sha256)}).first() is not None
+
+
+def refer(work: Work, session_key: int, message_seq: int, parts: Iterable[KeptPart]) -> None:
+    """Note which blobs a stored message refers to."""
+    digests = dict.fromkeys(part.sha256 for part in parts if isinstance(part, BlobReferencePart))
+    for sha256 in digests:
+        blob_key = work.connection.execute(_KEY, {"sha256": bytes.fromhex(sha256)}).scalar_one()
+        reference = {"session_key": session_key, "message_seq": message_seq, "blob_key": blob_key}
+        work.connection.execute(_REFERENCE, reference)
+
+
+def read(connection: Connection, user_id: UserId, session_id: SessionId, sha256: str) -> bytes:
+    """Return the bytes of a blob that a message of the session refers to; raises NotFound."""
+    timeline = get_timeline(connection, user_id, session_id)
+    where = {"low": 0, "high": END, "sha256": bytes.fromhex(sha256)}
+    found = read_entries(connection, _Data, _DATA, timeline, where)
+    if not found:
+        raise NotFound("No message of the session refers to such a blob: read its history, and take one from there.")
+    return found[0]["data"]
+
+
+def remove_one_of(connection: Connection, session_key: int) -> int | None:
+    """Forget one blob of a session, and remove it where nothing else refers to it; returns its size in bytes, or None.
+
+    None says that the session refers to no blob any more.
+    """
+    found = connection.execute(_OF_SESSION, {"session_key": session_key}).one_or_none()
+    if found is None:
+        return None
+    where = {"of_session": session_key, "of_blob": found.key}
+    connection.execute(_FORGET, where)
+    connection.execute(_REMOVE, where)
+    return int(found.size)
+
+
+def _keep_part(connection: Connection, part: BlobPart) -> KeptPart:
+    try:
+        data = base64.b64decode(part.content, validate=True)
+    except (binascii.Error, ValueError):
+        return part
+    if base64.b64encode(data).decode() != part.content:
+        # Written in another way than its bytes would be again: what was said is kept as it was.
+        return part
+    sha256 = keep_bytes(connection, data, part.mime_type)
+    return BlobReferencePart(
+        type="blob_reference", sha256=sha256, size=len(data), mime_type=part.mime_type, modality=part.modality
+    )

@@ -1,0 +1,253 @@
+"""Storing what was read of a transcript: one batch of records in one transaction, each of them once.
+
+A session is known by the source and the source's own id of it, a branch by the id of its first record as well; a record
+by its native id, a tool usage by its call. What is there already is passed over, so a batch may be stored again.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from chat_service import blobs, import_sessions, messages, source_records, tool_usage
+from chat_service.import_sessions import ImportSession, Origin
+from chat_service.timeline import appended_keys
+from chat_service.tool_usage_twins import Twins
+from chat_service.transcripts.neutral import REPEATS, Branch, Conversation, Ending, Entry, Record
+from chat_service.work import Work
+from models.ids import UserId
+from models.inputs import NewMessage, NewToolUsage
+
+SILENCE = timedelta(days=1)
+"""A conversation that says nothing for so long has ended, and with it the calls that got no result."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of a batch, counted; of records by their kind."""
+
+    stored: Counter[str] = field(default_factory=Counter)
+    already_there: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    added: Counter[str] = field(default_factory=Counter)
+    waiting: int = 0
+    held: list[Record] = field(default_factory=list)
+
+    def __iadd__(self, other: "Tally") -> "Tally":
+        self.stored += other.stored
+        self.already_there += other.already_there
+        self.skipped += other.skipped
+        self.added += other.added
+        self.waiting += other.waiting
+        return self
+
+
+def store(work: Work, user_id: UserId, origin: Origin, batch: Sequence[Record], *, force: bool = False) -> Tally:
+    """Store records that follow each other in their source, and count them.
+
+    Records before the first message of a conversation are handed back in `held`, unless `force`: no session is made
+    for notes about nothing.
+    """
+    tally = Tally()
+    for conversation, records in _by_conversation(batch):
+        _store_conversation(work, user_id, origin, conversation, records, tally, force=force)
+    return tally
+
+
+def close(work: Work, user_id: UserId, origin: Origin, ending: Ending) -> Tally:
+    """Store the calls that got no result, as `unknown`, each in the session of the record that asked for it."""
+    tally = Tally()
+    if not ending.waiting:
+        return tally
+    if not _is_over(ending.conversation, work.now):
+        tally.waiting += len(ending.waiting)
+        return tally
+    sessions = import_sessions.of_conversation(work.connection, user_id, origin, ending.conversation)
+    by_key = {session.key: session for session in sessions}
+    asked_in = source_records.known(work.connection, [*by_key], {native_id for native_id, _ in ending.waiting})
+    for session in sessions:
+        waiting: list[Entry] = [
+            usage for native_id, usage in ending.waiting if asked_in.get(native_id, (None,))[0] == session.key
+        ]
+        if waiting and session.status == "active":
+            _Appending(work, user_id, session, tally).append(waiting)
+    return tally
+
+
+def _is_over(conversation: Conversation, now: str) -> bool:
+    """Tell whether nothing more will come: an export is whole, and who was silent for a day has gone."""
+    last = conversation.last_moment
+    return conversation.is_finished or (last is not None and datetime.fromisoformat(now) - last > SILENCE)
+
+
+def _by_conversation(batch: Iterable[Record]) -> Iterable[tuple[Conversation, list[Record]]]:
+    found: dict[int, tuple[Conversation, list[Record]]] = {}
+    for record in batch:
+        found.setdefault(id(record.conversation), (record.conversation, []))[1].append(record)
+    return found.values()
+
+
+def _store_conversation(
+    work: Work,
+    user_id: UserId,
+    origin: Origin,
+    conversation: Conversation,
+    records: list[Record],
+    tally: Tally,
+    *,
+    force: bool,
+) -> None:
+    sessions = {
+        session.branch_id: session
+        for session in import_sessions.of_conversation(work.connection, user_id, origin, conversation)
+    }
+    if any(record.is_node for record in records):
+        records = _placed(work.connection, records, sessions)
+    by_branch: dict[Branch | None, list[Record]] = {}
+    for record in records:
+        by_branch.setdefault(record.branch, []).append(record)
+    # Those first that have a session, or something to say: the others may branch from them, or go without.
+    groups = [(None if branch is None else branch.id, branch, some) for branch, some in by_branch.items()]
+    groups.sort(key=lambda group: group[0] not in sessions and not any(record.entries for record in group[2]))
+    for branch_id, branch, some in groups:
+        session = sessions.get(branch_id)
+        if session is None and not force and not any(record.entries for record in some):
+            tally.held += some
+            continue
+        if session is None:
+            session = import_sessions.make(work, user_id, origin, conversation, branch, sessions, some)
+            tally.added["sessions"] += 1
+        _store_strand(work, user_id, session, some, tally)
+        import_sessions.touch(work, user_id, session, conversation, some)
+
+
+def _placed(connection: Connection, records: list[Record], sessions: dict[str | None, ImportSession]) -> list[Record]:
+    """Return the records of a tree with their branches: each goes on where the one that it follows is the last.
+
+    Records that are known stay where they are, whatever the main line of the source is by now.
+    """
+    wanted = {record.native_id for record in records} | {record.follows for record in records if record.follows}
+    by_key = {session.key: branch_id for branch_id, session in sessions.items()}
+    found = source_records.known(connection, [*by_key], wanted)
+    branch_of = {native_id: by_key[session_key] for native_id, (session_key, _) in found.items()}
+    branches: dict[str | None, Branch | None] = {None: None}
+    tips = {branch_id: source_records.tip(connection, session.key) for branch_id, session in sessions.items()}
+    placed = []
+    for record in records:
+        if not record.is_node:
+            placed.append(record)
+            continue
+        branch_id = branch_of.get(record.native_id)
+        if record.native_id not in branch_of:
+            follows = record.follows if record.follows in branch_of else None
+            parent_id = branch_of.get(follows) if follows is not None else None
+            if tips.get(parent_id) == follows:
+                branch_id = parent_id
+            else:
+                branch_id = record.native_id
+                branches[branch_id] = Branch(branch_id, parent_id, follows)
+            branch_of[record.native_id] = branch_id
+            tips[branch_id] = record.native_id
+        placed.append(replace(record, branch=branches.setdefault(branch_id, Branch(branch_id or ""))))
+    return placed
+
+
+def _store_strand(work: Work, user_id: UserId, session: ImportSession, records: Sequence[Record], tally: Tally) -> None:
+    digests = {record.native_id: source_records.digest_of_raw(record.raw) for record in records}
+    changed_ids = [_changed_id(record, digests) for record in records]
+    found = source_records.known(work.connection, [session.key], [*digests, *changed_ids])
+    fresh: list[Record] = []
+    seen: set[str] = set()
+    for record in records:
+        first = found.get(record.native_id)
+        if first is None and session.status != "active":
+            tally.skipped[record.kind, "the session is archived"] += 1
+        elif first is None and record.native_id not in seen:
+            seen.add(record.native_id)
+            fresh.append(record)
+            if record.entries:
+                tally.stored[record.kind] += 1
+            else:
+                tally.skipped[record.kind, record.reason or "nothing became of it"] += 1
+        elif first is None or record.reason == REPEATS:
+            tally.skipped[record.kind, record.reason or REPEATS] += 1
+        else:
+            tally.already_there[record.kind] += 1
+            changed_id = _changed_id(record, digests)
+            if first[1] != digests[record.native_id] and not {changed_id} & {*found, *seen}:
+                seen.add(changed_id)
+                tally.added["changed records"] += 1
+                fresh.append(replace(record, native_id=changed_id, kind=source_records.CHANGED, entries=[]))
+    appending = _Appending(work, user_id, session, tally)
+    seqs = appending.append([entry for record in fresh for entry in record.entries])
+    kept: list[tuple[Record, int | None]] = []
+    for record in fresh:
+        became = [seqs[entry.idempotency_key] for entry in record.entries if entry.idempotency_key in seqs]
+        kept.append((record, max(became, default=None)))
+    source_records.add(work.connection, session.key, kept)
+    tally.added["records kept"] += len(kept)
+
+
+def _changed_id(record: Record, digests: dict[str, bytes]) -> str:
+    return f"{record.native_id}@{digests[record.native_id].hex()}"
+
+
+class _Appending:
+    """Appends entries to one session in their order, and knows which were there before."""
+
+    def __init__(self, work: Work, user_id: UserId, session: ImportSession, tally: Tally) -> None:
+        self._work = work
+        self._user_id = user_id
+        self._session = session
+        self._tally = tally
+        self._pending: list[NewMessage] = []
+        self._seqs: dict[str, int] = {}
+        self._twins: Twins | None = None
+
+    def append(self, entries: Sequence[Entry]) -> dict[str, int]:
+        """Append what is new, and return the seq of each entry by its idempotency key."""
+        keys = [entry.idempotency_key for entry in entries if entry.idempotency_key is not None]
+        self._seqs = appended_keys(self._work.connection, self._user_id, self._session.id, keys)
+        for entry in entries:
+            key = entry.idempotency_key
+            if isinstance(entry, NewToolUsage):
+                self._flush()
+                self._append_usage(entry)
+            elif key is not None and key not in self._seqs:
+                self._seqs[key] = 0
+                self._pending.append(blobs.keep(self._work, entry))
+        self._flush()
+        return self._seqs
+
+    def _append_usage(self, usage: NewToolUsage) -> None:
+        work, session, key = self._work, self._session, usage.idempotency_key
+        if key is None:
+            return
+        if key in self._seqs:
+            if usage.outcome != "unknown":
+                completed = tool_usage.complete(work, self._user_id, session.id, self._seqs[key], usage)
+                self._tally.added["tool calls completed"] += completed
+            return
+        if self._twins is None:
+            self._twins = Twins(work.connection, session.key)
+        twin = self._twins.take(usage)
+        if twin is not None:
+            tool_usage.adopt(work, self._user_id, session.id, twin, usage)
+            self._seqs[key] = twin
+            self._tally.added["tool calls joined"] += 1
+            return
+        self._seqs[key] = tool_usage.add(work, self._user_id, session.id, usage)["seq"]
+        self._tally.added["tool calls"] += 1
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        stored = messages.add(self._work, self._user_id, self._session.id, self._pending)
+        for message, row in zip(self._pending, stored, strict=True):
+            blobs.refer(self._work, self._session.key, row["seq"], message.parts or ())
+            if message.idempotency_key is not None:
+                self._seqs[message.idempotency_key] = row["seq"]
+        self._tally.added["messages"] += len(stored)
+        self._pending = []

@@ -1,0 +1,80 @@
+"""Reads a rollout of the Codex command line: one JSON object a line, as it lies under `~/.codex/sessions`.
+
+A line of type `response_item` holds an item as the Responses API knows it, and the first line says which session it is.
+Lines of other types repeat the items for the screen, or say how the turn was run: records with a reason.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from chat_service.transcripts.items import take_item
+from chat_service.transcripts.lines import objects_of
+from chat_service.transcripts.neutral import Conversation, Ending, Entry, Record, Source
+from chat_service.transcripts.storable import MAX_TITLE, Storable, moment_of
+from chat_service.transcripts.turns import Talk, Turn, key_of_line
+
+NOT_SAID = "not part of what was said"
+
+_ITEM = "response_item"
+
+
+def read_records(source: Source) -> Iterator[Record | Ending]:
+    """Read the records of one session."""
+    storable = Storable(source.left_out)
+    talk = Talk(storable)
+    conversation = Conversation(source.name)
+    model: str | None = None
+    is_named = False
+    for line, text in objects_of(source):
+        item, kind = _unwrap(line)
+        record = Record(conversation, storable.line(kind, MAX_TITLE) or "line without a type", "", text)
+        record.native_id = talk.keys.new(storable.name(item.get("id")) or key_of_line(text))
+        record.moment = moment_of(line.get("timestamp"))
+        conversation.last_moment = record.moment or conversation.last_moment
+        if kind == "session_meta" and not is_named:
+            session_id = storable.name(item.get("id")) or storable.name(item.get("session_id"))
+            conversation.source_id = session_id or conversation.source_id
+            conversation.workspace = storable.line(item.get("cwd"), 4096)
+            is_named = True
+        elif kind == "turn_context":
+            model = storable.line(item.get("model")) or model
+        if kind == _ITEM:
+            record.kind = f"{_ITEM} {storable.line(item.get('type'), MAX_TITLE) or 'message'}"
+            _take_item(talk, record, item, model)
+            is_named = is_named or bool(record.entries)
+        else:
+            record.reason = NOT_SAID
+        yield record
+    yield Ending(conversation, talk.calls.waiting())
+
+
+def _unwrap(line: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Return what a line holds and its type; rollouts of earlier versions hold the items themselves."""
+    payload = line.get("payload")
+    if isinstance(payload, dict):
+        return payload, line.get("type")
+    if "type" not in line and "id" in line:
+        return line, "session_meta"
+    return line, line.get("type") if "payload" in line or line.get("type") not in _BARE else _ITEM
+
+
+_BARE = ("message", "reasoning", "function_call", "function_call_output", "local_shell_call")
+
+
+def _take_item(talk: Talk, record: Record, item: dict[str, Any], model: str | None) -> None:
+    turn = Turn(talk, record.native_id, record.moment)
+    role, reason = take_item(turn, item)
+    closed: list[Entry] = []
+    is_prompt = role == "user" and turn.is_said() and not _is_context(turn.content)
+    if is_prompt:
+        closed = [*talk.calls.close(None)]
+        record.conversation.title = record.conversation.title or talk.storable.title(turn.content)
+    timestamp = None if record.moment is None else record.moment.isoformat()
+    metadata = {"timestamp": timestamp} if timestamp else None
+    record.entries = closed + turn.entries(role, metadata, model if role == "assistant" else None)
+    record.reason = reason if not record.entries else None
+
+
+def _is_context(text: str) -> bool:
+    """Tell whether the client says this in the user's name: where it works, what the rules are."""
+    return text.lstrip().startswith(("<environment_context>", "<user_instructions>", "# AGENTS.md instructions"))

@@ -1,0 +1,91 @@
+"""Conversations that are trees: each message names the one that it follows, and the path to one is the main line.
+
+The records come main line first, each after the one that it follows; to which branch a record belongs is decided when
+it is stored, since an export of tomorrow may hold another main line of the same conversation.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from chat_service.transcripts.lines import items_of
+from chat_service.transcripts.neutral import ABOUT, Conversation, Ending, Record, Source
+from chat_service.transcripts.storable import Storable, digest_of_text, parse, short
+from chat_service.transcripts.turns import Talk
+
+UNREADABLE = "unreadable conversation"
+TORN = "torn last conversation"
+
+
+class Item(NamedTuple):
+    """A message of a tree, and the id of the one that it follows."""
+
+    value: dict[str, Any]
+    parent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A conversation: its messages by id, the id of the last one of the main line, and all else that is said of it."""
+
+    source_id: str | None
+    title: str | None
+    about: dict[str, Any]
+    items: dict[str, Item]
+    current: Any
+
+
+def read_conversations(source: Source) -> Iterator[dict[str, Any]]:
+    """Read the conversations of an array; what is none is counted."""
+    try:
+        for text in items_of(source.file):
+            conversation = None if text is None else parse(text)
+            if conversation is not None:
+                yield conversation
+            elif text is None:
+                source.waiting[TORN] += 1
+            else:
+                source.unreadable[UNREADABLE] += 1
+    except ValueError:
+        source.unreadable["file that is not an array of conversations"] += 1
+
+
+def read_tree(
+    source: Source, storable: Storable, tree: Tree, take: Callable[[Talk, Record, dict[str, Any]], None]
+) -> Iterator[Record | Ending]:
+    """Read the records of one conversation; `take` says what becomes of a message."""
+    talk = Talk(storable)
+    about = raw_of(tree.about)
+    source_id = tree.source_id or short(f"{source.name}:{digest_of_text(about)}")
+    conversation = Conversation(source_id, tree.title, is_finished=True)
+    yield Record(conversation, ABOUT, f"{ABOUT}:{digest_of_text(about)}", about, reason="about the conversation")
+    for item_id in _in_order(tree):
+        value, parent = tree.items[item_id]
+        record = Record(conversation, "", storable.name(item_id) or "nameless", raw_of(value), is_node=True)
+        record.follows = storable.name(parent) if parent in tree.items else None
+        take(talk, record, value)
+        if record.moment is not None:
+            conversation.last_moment = max(conversation.last_moment or record.moment, record.moment)
+        yield record
+    yield Ending(conversation, talk.calls.waiting())
+
+
+def raw_of(value: Any) -> str:
+    """Write a part of a larger document as a record of its own."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _in_order(tree: Tree) -> list[str]:
+    """Return the ids of all messages, those of the main line first, each after the one that it follows."""
+    ordered: dict[str, None] = {}
+    for leaf in (tree.current, *tree.items):
+        path: dict[str, None] = {}
+        at = leaf if isinstance(leaf, str) and leaf in tree.items else None
+        # A tree that bites its own tail is walked once around.
+        while at is not None and at not in ordered and at not in path:
+            path[at] = None
+            parent = tree.items[at].parent
+            at = parent if parent in tree.items else None
+        ordered |= dict.fromkeys(reversed(path))
+    return list(ordered)

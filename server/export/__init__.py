@@ -1,0 +1,1 @@
+"""Sessions written out to be read by people."""

@@ -1,0 +1,38 @@
+"""Reading whole sessions page by page, for those who write them out."""
+
+from collections.abc import AsyncIterator
+
+from chat_service.service import ChatService
+from models.ids import SessionId, UserId
+from models.shapes import MessageDict, ToolUsageDict
+
+_PAGE = 50
+
+Entry = MessageDict | ToolUsageDict
+
+
+async def entries_of(service: ChatService, user_id: UserId, session_id: SessionId) -> AsyncIterator[Entry]:
+    """Read the entries of a session from its beginning."""
+    seq = 0
+    while True:
+        window = await service.get_session_history(user_id, session_id, _PAGE, after_seq=seq)
+        for entry in window["entries"]:
+            yield entry
+        seq = window["after_seq"]
+        if not window["newer"]:
+            return
+
+
+def heading_of(entry: Entry) -> str:
+    """Say whose entry it is."""
+    if "message_type" in entry:
+        return entry["message_type"] if entry["kind"] == "message" else f"{entry['message_type']}, {entry['kind']}"
+    return f"tool, {entry['status']}"
+
+
+def time_of(entry: Entry) -> str:
+    """Return when it was said: by its source, where that says so, else when it was recorded."""
+    if "message_type" not in entry:
+        return entry["started_at"] or entry["created_at"]
+    said = (entry["message_metadata"] or {}).get("timestamp")
+    return said if isinstance(said, str) else entry["created_at"]

@@ -1,0 +1,127 @@
+"""The same call captured twice, by a proxy and in the client's transcript, is one record; what is not surely the same
+call stays two."""
+
+import json
+from typing import Any
+
+import pytest
+
+from chat_service.service import ChatService
+from models.errors import Conflict
+from models.ids import SessionId, UserId
+from models.inputs import NewToolUsage
+from tests.chat_service.transcripts.support import history_of, take_in
+from tests.support import done, new_session, new_user
+
+pytestmark = pytest.mark.anyio
+
+
+def transcript(name: str = "mcp__files__read", arguments: Any = None, *, calls: int = 1, ends: str = "05") -> str:
+    """Write a conversation in which a tool is called at 10:00:01 and answers at a second of the same minute."""
+    lines = []
+    for number in range(calls):
+        use = {"type": "tool_use", "id": f"toolu_{number}", "name": name, "input": arguments or {"path": "a", "n": 1}}
+        result = {"type": "tool_result", "tool_use_id": f"toolu_{number}", "content": "from the transcript"}
+        for kind, block, second in (("assistant", use, "01"), ("user", result, ends)):
+            about = {"uuid": f"{kind}-{number}", "sessionId": "s-1", "timestamp": f"2026-03-01T10:00:{second}Z"}
+            lines.append(json.dumps({"type": kind, "message": {"role": kind, "content": [block]}, **about}))
+    return "\n".join(lines) + "\n"
+
+
+def by_proxy(**more: Any) -> NewToolUsage:
+    """Make what a proxy records of the call."""
+    known = {"arguments": {"n": 1, "path": "a"}, "server_name": "files", "started_at": "2026-03-01T10:00:02Z"}
+    return done("read", origin="proxy", result="from the proxy", **known | more)
+
+
+async def captured(service: ChatService, user_id: UserId, *usages: NewToolUsage, text: str) -> list[Any]:
+    """Record calls by a proxy, import the transcript into the same session twice, and return the tool usages."""
+    session_id = await new_session(service, user_id)
+    for usage in usages:
+        await service.add_tool_usage(user_id, session_id, usage)
+    first = await take_in(service, user_id, "claude-code", text, into=session_id)
+    again = await take_in(service, user_id, "claude-code", text)
+    assert again["added"] == {}
+    found = [entry for entry in await history_of(service, user_id, session_id) if "message_type" not in entry]
+    assert len(found) == len(usages) + first["added"].get("tool calls", 0)
+    return found
+
+
+async def test_a_call_of_the_same_id_is_one_record(service: ChatService, user_id: UserId) -> None:
+    [usage] = await captured(
+        service, user_id, by_proxy(tool_call_id="toolu_0", arguments={"path": "[removed]"}), text=transcript()
+    )
+    assert (usage["result"], usage["origin"], usage["message_seq"]) == ("from the proxy", "proxy", 2)
+
+
+@pytest.mark.parametrize("name", ["read", "mcp__files__read", "files__read", "files.read"])
+async def test_a_call_of_the_same_tool_arguments_and_time_is_one_record(
+    service: ChatService, user_id: UserId, name: str
+) -> None:
+    [usage] = await captured(service, user_id, by_proxy(), text=transcript(name))
+    assert (usage["tool_call_id"], usage["tool_name"], usage["message_seq"]) == ("toolu_0", "read", 2)
+    assert usage["result"] == "from the proxy"
+
+
+async def test_calls_that_are_alike_are_joined_one_by_one(service: ChatService, user_id: UserId) -> None:
+    usages = await captured(service, user_id, by_proxy(), by_proxy(), text=transcript(calls=3))
+    assert [usage["tool_call_id"] for usage in usages] == ["toolu_0", "toolu_1", "toolu_2"]
+    assert [usage["origin"] for usage in usages] == ["proxy", "proxy", "import"]
+
+
+async def test_a_record_with_a_key_of_its_own_keeps_it(service: ChatService, user_id: UserId) -> None:
+    [usage] = await captured(service, user_id, by_proxy(idempotency_key="proxy:1"), text=transcript())
+    assert usage["tool_call_id"] == "toolu_0"
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"arguments": {"path": "b", "n": 1}},
+        {"arguments": {"path": "a", "n": 1.5}},
+        {"server_name": "other"},
+        {"server_name": None},
+        {"started_at": "2026-03-01T10:00:08Z"},
+        {"started_at": "2026-03-01T09:59:58Z"},
+        {"started_at": None},
+        {"tool_call_id": "toolu_other"},
+        {"origin": "agent"},
+    ],
+)
+async def test_what_is_not_surely_the_same_call_stays_a_record_of_its_own(
+    service: ChatService, user_id: UserId, difference: dict[str, Any]
+) -> None:
+    usage = by_proxy().model_copy(
+        update=NewToolUsage.model_validate({"tool_name": "read", "arguments": {}} | difference).model_dump(
+            include=set(difference)
+        )
+    )
+    usages = await captured(service, user_id, usage, text=transcript())
+    assert [usage["origin"] for usage in usages][1:] == ["import"]
+
+
+async def test_a_conversation_goes_on_in_the_session_that_it_was_recorded_in(
+    service: ChatService, user_id: UserId
+) -> None:
+    session_id = await new_session(service, user_id, title="Recorded")
+    await take_in(service, user_id, "claude-code", transcript(), into=session_id)
+    session = await service.get_session(user_id, session_id)
+    assert (session["source"], session["source_id"], session["title"]) == ("claude-code", "s-1", "Recorded")
+    told = await take_in(service, user_id, "claude-code", transcript(calls=2))
+    assert (told["added"].get("sessions"), told["added"]["messages"]) == (None, 1)
+
+
+async def test_no_second_conversation_goes_into_a_session(service: ChatService, user_id: UserId) -> None:
+    session_id = await new_session(service, user_id)
+    await take_in(service, user_id, "claude-code", transcript(), into=session_id)
+    with pytest.raises(Conflict, match="that of another conversation"):
+        await take_in(service, user_id, "claude-code", transcript().replace("s-1", "s-2"), into=session_id)
+
+
+async def test_nobody_imports_into_the_session_of_somebody_else(service: ChatService, user_id: UserId) -> None:
+    from models.errors import NotFound
+
+    stranger = await new_user(service, "mallory")
+    session_id = SessionId(await new_session(service, user_id))
+    with pytest.raises(NotFound):
+        await take_in(service, stranger, "claude-code", transcript(), into=session_id)
