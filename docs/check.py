@@ -52,7 +52,7 @@ def settings_table() -> str:
     rows = ["| variable | default | what it sets |", "|---|---|---|"]
     computed = {"database_url": "a file in the platform's data folder", "user": "the system's user name"}
     for name, field in Settings.model_fields.items():
-        default = computed.get(name) or f"`{field.default}`"
+        default = computed.get(name) or ("none" if field.default is None else f"`{field.default}`")
         rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows)
 

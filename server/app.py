@@ -17,7 +17,7 @@ from mcp.shared.exceptions import MCPError
 from server import prompts, resources
 from server.record import Caller, CallerSource, Record
 from server.subscriptions import Subscriptions
-from server.tools import all_tools
+from server.tools import offered_tools
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class _Handlers:
 
     def __init__(self, record: Record) -> None:
         self._record = record
-        self._tools = {tool.name: tool for tool in all_tools()}
+        self._tools = {tool.name: tool for tool in offered_tools(record.settings)}
         self._prompts = {prompt.name: prompt for prompt in prompts.all_prompts()}
         self._resources = resources.resource_kinds()
         self._subscriptions = Subscriptions(self._resources)
@@ -127,6 +127,6 @@ class _Handlers:
         client = None if about is None else about.client_info.name.replace("\0", "")[:200] or None
 
         async def caller(*, anew: bool = False) -> Caller:
-            return await self._record.caller(client, anew=anew)
+            return await self._record.caller(client, context.session.report_progress, anew=anew)
 
         return caller

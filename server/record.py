@@ -17,19 +17,27 @@ from server.housekeeping import Housekeeping
 from server.settings import Settings
 
 if TYPE_CHECKING:
+    from mcp.shared.dispatcher import ProgressFnT
+
     from chat_service.service import ChatService
     from models.database import Database
+    from server.upstream.calls import Upstreams
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, and the service that answers; `client` is what the client says of itself, never trusted."""
+    """Who calls, and the service that answers; `client` is what the client says of itself, never trusted.
+
+    `progress` tells the client how far its call has come; `upstreams` are other servers, where they are set up.
+    """
 
     service: "ChatService"
     user_id: UserId
     client: str | None = None
+    progress: "ProgressFnT | None" = None
+    upstreams: "Upstreams | None" = None
 
 
 class CallerSource(Protocol):
@@ -60,7 +68,8 @@ class Record:
     """Opens the database, signs the local user in, and hands out the service; close it at the end."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
+        self._upstreams: Upstreams | None = None
         self._database: Database | None = None
         self._opening: asyncio.Task[ChatService] | None = None
         self._service: ChatService | None = None
@@ -78,7 +87,9 @@ class Record:
             self._opening.add_done_callback(_look_at)
         return self._opening
 
-    async def caller(self, client: str | None = None, *, anew: bool = False) -> Caller:
+    async def caller(
+        self, client: str | None = None, progress: "ProgressFnT | None" = None, *, anew: bool = False
+    ) -> Caller:
         """Return the local user and the service; raises what opening raised, and the next call tries again.
 
         With `anew`, the user is looked for, and created once more where they were deleted.
@@ -95,7 +106,7 @@ class Record:
                 await service.get_user(self._signed_in)
             except NotFound:
                 await self._sign_in(service)
-        return Caller(service, self._signed_in, client)
+        return Caller(service, self._signed_in, client, progress, self._reached())
 
     @property
     def is_opening(self) -> bool:
@@ -108,8 +119,15 @@ class Record:
         if self._service is not None:
             self._service.changes.close()
 
+    async def close_upstreams(self) -> None:
+        """End the servers that we have started, and record the calls that were under way."""
+        if self._upstreams is not None:
+            await self._upstreams.close()
+            self._upstreams = None
+
     async def close(self) -> None:
         """Finish what has begun, refuse the rest, and let go of the file."""
+        await self.close_upstreams()
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
@@ -121,6 +139,13 @@ class Record:
             await self._database.close()
             self._database = None
 
+    def _reached(self) -> "Upstreams | None":
+        if self._upstreams is None and self.settings.upstream_file is not None:
+            from server.upstream.calls import Upstreams
+
+            self._upstreams = Upstreams(self.settings)
+        return self._upstreams
+
     @property
     def _signed_in(self) -> UserId:
         assert self._user_id is not None, "opening signs the user in"  # noqa: S101
@@ -129,7 +154,7 @@ class Record:
     async def _sign_in(self, service: "ChatService") -> None:
         from models.inputs import NewUser
 
-        user = await service.get_or_create_user(NewUser(username=self._settings.user))
+        user = await service.get_or_create_user(NewUser(username=self.settings.user))
         self._user_id = UserId(user["id"])
 
     async def _open(self) -> "ChatService":
@@ -139,10 +164,10 @@ class Record:
         from chat_service.service import ChatService
         from models.database import Database
 
-        database = Database(self._settings.database_url, deadline=self._settings.deadline_seconds)
+        database = Database(self.settings.database_url, deadline=self.settings.deadline_seconds)
         try:
             await database.open()
-            service = ChatService(database, limits=Limits(content=self._settings.max_content_bytes))
+            service = ChatService(database, limits=Limits(content=self.settings.max_content_bytes))
             await self._sign_in(service)
         except BaseException:
             await database.close()

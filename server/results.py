@@ -25,12 +25,13 @@ Shape = TypeVar("Shape")
 class Reply(Generic[Shape]):
     """What a tool answers: the structured content, and the same as one or more texts.
 
-    `is_final` where it would be answered like this for ever, so that a client may keep it.
+    `is_error` where it tells of a failure; `is_final` where it would be answered like this for ever, so that a client may keep it.
     """
 
     structured: dict[str, Any]
     texts: tuple[str, ...]
     is_final: bool = False
+    is_error: bool = False
 
 
 def reply(structured: Mapping[str, Any], *texts: str) -> Reply[Any]:

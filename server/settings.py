@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     record_headers: dict[str, str] = Field(
         default={}, description="Headers that `record --url` sends to the server: a JSON object."
     )
+    upstream_file: Path | None = Field(
+        default=None, description="Other MCP servers whose tools may be called: a JSON file with `mcpServers`."
+    )
 
 
 def read_settings() -> Settings:

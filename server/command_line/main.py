@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 
 from models.errors import ChatError
-from server.command_line import config, database, demo, exports, imports, record, search, sessions, users
+from server.command_line import config, database, demo, exports, imports, record, search, sessions, upstream, users
 from server.command_line.terminal import complain
 from server.errors import explain_arguments
 
@@ -32,6 +32,7 @@ def build() -> typer.Typer:
     app.command("record", context_settings=record.RAW)(record.record)
     app.command()(database.doctor)
     app.add_typer(sessions.build(), name="sessions")
+    app.command("upstream")(upstream.upstream)
     app.add_typer(users.build(), name="user")
     app.add_typer(database.build(), name="db")
     app.callback(invoke_without_command=True)(_top)

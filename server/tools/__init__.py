@@ -1,11 +1,17 @@
 """The tools, one file a noun; `all_tools` names them in the order in which they are listed."""
 
+from server.settings import Settings
 from server.tools.binding import Tool
 
 
+def offered_tools(settings: Settings) -> tuple[Tool, ...]:
+    """Return the tools that a server with these settings offers: some need a setting."""
+    return tuple(tool for tool in all_tools() if tool.needs is None or getattr(settings, tool.needs) is not None)
+
+
 def all_tools() -> tuple[Tool, ...]:
-    """Return every tool that this server offers."""
-    from server.tools import context, history, messages, search, sessions, tool_usage
+    """Return every tool that there is."""
+    from server.tools import context, history, messages, search, sessions, tool_usage, upstream
 
     return (
         Tool(sessions.start_session, title="Start a session"),
@@ -20,4 +26,18 @@ def all_tools() -> tuple[Tool, ...]:
         Tool(context.get_context, title="Get a window of a session that fits", read_only=True),
         Tool(search.search_history, title="Search everything said and done", read_only=True),
         Tool(tool_usage.list_tool_usage, title="List tool calls", read_only=True),
+        Tool(
+            upstream.list_server_tools,
+            title="List other servers' tools",
+            read_only=True,
+            open_world=True,
+            needs="upstream_file",
+        ),
+        Tool(
+            upstream.call_tool,
+            title="Call another server's tool",
+            destructive=True,
+            open_world=True,
+            needs="upstream_file",
+        ),
     )

@@ -20,7 +20,7 @@ from server.results import Reply
 
 
 class Tool:
-    """A tool: how it is listed, and how it is called."""
+    """A tool: how it is listed, and how it is called; `needs` is the setting without which there is none."""
 
     def __init__(
         self,
@@ -30,16 +30,19 @@ class Tool:
         read_only: bool = False,
         destructive: bool = False,
         idempotent: bool = False,
+        open_world: bool = False,
+        needs: str | None = None,
     ) -> None:
         self.name = function.__name__
         self._function = function
         self._title = title
+        self.needs = needs
         self._annotations = types.ToolAnnotations(
             title=title,
             read_only_hint=read_only,
             destructive_hint=destructive,
             idempotent_hint=idempotent or read_only,
-            open_world_hint=False,
+            open_world_hint=open_world,
         )
 
     def listed(self) -> types.Tool:
@@ -69,6 +72,7 @@ class Tool:
         return types.CallToolResult(
             content=[types.TextContent(type="text", text=text) for text in reply.texts],
             structured_content=reply.structured,
+            is_error=reply.is_error,
         )
 
     @cached_property

@@ -84,6 +84,8 @@ async def _serve_and_leave(settings: Settings, wire_in: int, wire_out: int) -> N
     if serving.done() and (error := serving.exception()) is not None:
         logger.error("serving ended early", exc_info=error)
         code = 1
+    # Bounded by itself: what we have started must have gone before we have.
+    await record.close_upstreams()
     with suppress(TimeoutError):
         async with asyncio.timeout(_CLOSE_SECONDS):
             await record.close()

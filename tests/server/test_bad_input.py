@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path as FolderPath
 from typing import Any
 
 import mcp_types as types
@@ -30,6 +31,7 @@ from tests.server.support import (
     text_of,
     tools_of,
 )
+from tests.server.upstream.support import over_stdio, write_configuration
 
 pytestmark = pytest.mark.anyio
 
@@ -261,7 +263,10 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Room
 
 @asynccontextmanager
 async def furnished(database_url: str) -> AsyncIterator[Room]:
-    async with opened_record(database_url) as record, connected(record) as tools:
+    folder = FolderPath(database_url.removeprefix("sqlite+aiosqlite:///")).parent
+    # Of the name that the matrix gives to a server and to a tool.
+    upstream_file = write_configuration(folder, text=over_stdio(folder))
+    async with opened_record(database_url, upstream_file=upstream_file) as record, connected(record) as tools:
         session_id = await tools.new_session(title="kept", metadata={"a": 1})
         await tools.say(session_id, "one", "two")
         await tools.answer("log_tool_usage", session_id=session_id, tool_name="t", arguments={})
@@ -401,7 +406,8 @@ SESSION_TOOLS = [name for name, tool in TOOLS.items() if "session_id" in tool.in
 async def test_a_foreign_session_answers_exactly_as_an_absent_one(room: Room, database_url: str, tool: str) -> None:
     schema = TOOLS[tool].input_schema
     arguments = with_required(schema, schema.get("$defs", {}))
-    async with tools_of(database_url, user="mallory") as mallory:
+    upstream_file = room.record.settings.upstream_file
+    async with tools_of(database_url, user="mallory", upstream_file=upstream_file) as mallory:
         await mallory.answer("list_sessions")
         before = await everything(room.database)
         absent = await mallory.refusal(tool, **arguments | {"session_id": new_id()})
