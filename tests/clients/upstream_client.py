@@ -41,7 +41,7 @@ async def _call_through(client: Client, call: Any) -> str:
     assert echoed.structured["seq"] == 1, echoed
     heard: list[float] = []
 
-    async def hear(progress: float, _total: float | None, _message: str | None) -> None:
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append(progress)
 
     long = {"server": "everything", "tool": "trigger-long-running-operation", "arguments": {"duration": 1, "steps": 2}}
