@@ -7,11 +7,23 @@ and answers for a foreign id exactly as for one that does not exist. What a meth
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from chat_service import context, deletions, forks, history, merges, messages, search, sessions, tool_usage, users
+from chat_service import (
+    context,
+    deletions,
+    forks,
+    history,
+    merges,
+    messages,
+    runs,
+    search,
+    sessions,
+    tool_usage,
+    users,
+)
 from chat_service.changes import Changes
 from chat_service.events import Event, Events
 from chat_service.limits import MAX_WAIT_SECONDS, Limits
@@ -19,13 +31,17 @@ from chat_service.paging import check_seq
 from chat_service.work import Work
 from models.database import Database
 from models.errors import Invalid
-from models.ids import SessionId, UserId, utc_now
+from models.ids import RunId, SessionId, UserId, utc_now
 from models.inputs import (
     ContextShape,
+    Lease,
     NewMessage,
+    NewRun,
     NewSession,
     NewToolUsage,
     NewUser,
+    RunCall,
+    RunState,
     SessionChanges,
     SessionStatus,
     ToolStatus,
@@ -41,6 +57,7 @@ from models.shapes import (
     HistoryPreviewDict,
     MessageDict,
     MessagePageDict,
+    RunDict,
     SearchPageDict,
     SessionDict,
     SessionPageDict,
@@ -275,6 +292,40 @@ class ChatService:
     ) -> SearchPageDict:
         """Return a page of the user's entries that a query finds; `chat_service.query_language` has its syntax."""
         return await self._read(search.search, user_id, query, limit, cursor)
+
+    # Answers of a model
+
+    async def begin_run(self, user_id: UserId, new_run: NewRun, lease: Lease) -> RunDict:
+        """Append the question and return the run that is to answer it; a run that is done is returned as it is.
+
+        Raises Conflict where another process is at work on it, or on another answer in this session.
+        """
+        return await self._write(runs.begin, user_id, new_run, lease)
+
+    async def renew_run(self, user_id: UserId, run_id: RunId, lease: Lease) -> RunDict:
+        """Renew the lease of a run; raises Conflict where another process has taken it over."""
+        return await self._write(runs.renew, user_id, run_id, lease)
+
+    async def add_run_message(
+        self, user_id: UserId, run_id: RunId, lease: Lease, message: NewMessage, calls: Sequence[RunCall]
+    ) -> MessageDict:
+        """Append a message that asks for calls, while the lease is held, and note which calls are about to be made."""
+        return await self._write(runs.add_message, user_id, run_id, lease, message, calls)
+
+    async def end_run(
+        self,
+        user_id: UserId,
+        run_id: RunId,
+        lease: Lease,
+        state: RunState,
+        new_messages: Sequence[NewMessage],
+        result: dict[str, Any] | None = None,
+    ) -> RunDict:
+        """Append the last messages of a run and end it in the same transaction; calls without a record become unknown.
+
+        `answer_seq` of the result is the seq of the first of these messages.
+        """
+        return await self._write(runs.end, user_id, run_id, lease, state, new_messages, result)
 
     # All together
 

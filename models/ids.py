@@ -14,6 +14,7 @@ from typing import NewType
 
 UserId = NewType("UserId", str)
 SessionId = NewType("SessionId", str)
+RunId = NewType("RunId", str)
 
 _FIRST, _LAST = str(uuid.UUID(int=0)), str(uuid.UUID(int=2**128 - 1))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -35,6 +35,7 @@ Kind = Literal["message", "summary", "pin", "replacement"]
 Author = Literal["user", "agent", "import", "proxy"]
 SessionStatus = Literal["active", "archived"]
 ToolStatus = Literal["success", "error", "cancelled", "unknown"]
+RunState = Literal["running", "done", "failed"]
 ContextShape = Literal["own", "openai_chat", "openai_responses", "anthropic"]
 
 
@@ -241,3 +242,30 @@ class NewToolUsage(Input):
     def outcome(self) -> ToolStatus:
         """How the call ended, as it is stored."""
         return self.status or ("error" if self.error is not None else "success")
+
+
+class NewRun(Input):
+    """A question to a model that is to be answered once; without `session_id` in a new session of this title."""
+
+    message: NewMessage
+    session_id: Name | None = None
+    title: Line | None = None
+    client: Line | None = None
+    model: Line | None = None
+    idempotency_key: IdempotencyKey
+
+
+class Lease(Input):
+    """Who is at work on a run, and for how many seconds from now unless it is renewed."""
+
+    owner: Name
+    seconds: Annotated[float, Field(gt=0, le=3_600)]
+
+
+class RunCall(Input):
+    """A tool call that a run is about to make; its record follows when it has ended."""
+
+    tool_call_id: Name
+    server_name: Name | None = None
+    tool_name: Name
+    arguments: JsonObject

@@ -8,7 +8,7 @@ from typing import Any, Literal, final
 
 from typing_extensions import TypedDict
 
-from models.inputs import Author, ContextShape, Kind, SessionStatus, ToolStatus
+from models.inputs import Author, ContextShape, Kind, RunState, SessionStatus, ToolStatus
 
 
 class UserDict(TypedDict):
@@ -335,6 +335,22 @@ class ImportDict(TypedDict):
     added: dict[str, int]
     left_out: dict[str, int]
     problems: list[ImportProblemDict]
+
+
+class RunDict(TypedDict):
+    """An answer that is being made or was made; `message_seq` is the question, `result` what came of it once done.
+
+    While its state is running, the process that holds the lease is at work, until `lease_expires_at`.
+    """
+
+    id: str
+    session_id: str
+    user_id: str
+    state: RunState
+    message_seq: int
+    lease_expires_at: str
+    result: dict[str, Any] | None
+    created_at: str
 
 
 class DeletedDict(TypedDict):

@@ -35,7 +35,7 @@ from models.errors import DAMAGED, Unavailable
 from models.ids import from_microseconds, pack_id, to_microseconds, unpack_id
 from models.text import to_json
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """The number of the newest migration; in an SQLite file it stands in `PRAGMA user_version`."""
 
 APPLICATION_ID = 0x4D435043
@@ -277,6 +277,28 @@ source_records = Table(
     Column("data", LargeBinary, nullable=False),
     UniqueConstraint("session_key", "number"),
     UniqueConstraint("session_key", "native_id"),
+)
+
+chat_runs = Table(
+    "chat_runs",
+    metadata,
+    # An answer that is being made. `calls` are those that the newest message of the run asked for.
+    _key(),
+    Column("id", PublicId, nullable=False, unique=True),
+    Column("user_key", ForeignKey("users.key", ondelete="CASCADE"), nullable=False),
+    Column("session_key", ForeignKey("chat_sessions.key", ondelete="CASCADE"), nullable=False),
+    Column("idempotency_key", Text, nullable=False),
+    Column("digest", LargeBinary(16), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("message_seq", BigInteger, nullable=False),
+    Column("lease_owner", Text, nullable=False),
+    Column("lease_expires_at", Timestamp, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Column("calls", Json),
+    Column("result", Json),
+    UniqueConstraint("user_key", "idempotency_key"),
+    Index(None, "session_key", "state"),
+    _one_of("state", "running", "done", "failed"),
 )
 
 # Partial indexes: an entry without a key costs nothing. Naming PostgreSQL's option here as well would import its

@@ -36,5 +36,5 @@ def set_up_logging(level: str) -> None:
     handler.setFormatter(QuietFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # At DEBUG the SDK and aiosqlite write messages and statements with their values; Alembic tells of its plug-ins.
-    for name in ("mcp", "aiosqlite", "alembic", "asyncio", "httpx2", "httpcore2"):
+    for name in ("mcp", "aiosqlite", "alembic", "asyncio", "httpx2", "httpcore2", "openai", "anthropic"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from chat_service.service import ChatService
     from models.database import Database
+    from server.llm.chats import Chats
     from server.upstream.calls import Upstreams
 
 Result = TypeVar("Result")
@@ -30,7 +31,8 @@ Result = TypeVar("Result")
 class Caller:
     """Who calls, and the service that answers; `client` is what the client says of itself, never trusted.
 
-    `progress` tells the client how far its call has come; `upstreams` are other servers, where they are set up.
+    `progress` tells the client how far its call has come; `upstreams` are other servers and `chats` a model,
+    where they are set up.
     """
 
     service: "ChatService"
@@ -38,6 +40,7 @@ class Caller:
     client: str | None = None
     progress: "ProgressFnT | None" = None
     upstreams: "Upstreams | None" = None
+    chats: "Chats | None" = None
 
 
 class CallerSource(Protocol):
@@ -70,6 +73,7 @@ class Record:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._upstreams: Upstreams | None = None
+        self._chats: Chats | None = None
         self._database: Database | None = None
         self._opening: asyncio.Task[ChatService] | None = None
         self._service: ChatService | None = None
@@ -106,7 +110,7 @@ class Record:
                 await service.get_user(self._signed_in)
             except NotFound:
                 await self._sign_in(service)
-        return Caller(service, self._signed_in, client, progress, self._reached())
+        return Caller(service, self._signed_in, client, progress, self._reached(), self._answering())
 
     @property
     def is_opening(self) -> bool:
@@ -120,7 +124,10 @@ class Record:
             self._service.changes.close()
 
     async def close_upstreams(self) -> None:
-        """End the servers that we have started, and record the calls that were under way."""
+        """Write down what was under way, and end the servers that we have started."""
+        if self._chats is not None:
+            await self._chats.close()
+            self._chats = None
         if self._upstreams is not None:
             await self._upstreams.close()
             self._upstreams = None
@@ -145,6 +152,13 @@ class Record:
 
             self._upstreams = Upstreams(self.settings)
         return self._upstreams
+
+    def _answering(self) -> "Chats | None":
+        if self._chats is None and self.settings.model is not None:
+            from server.llm.chats import Chats
+
+            self._chats = Chats(self.settings)
+        return self._chats
 
     @property
     def _signed_in(self) -> UserId:

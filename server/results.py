@@ -25,7 +25,8 @@ Shape = TypeVar("Shape")
 class Reply(Generic[Shape]):
     """What a tool answers: the structured content, and the same as one or more texts.
 
-    `is_error` where it tells of a failure; `is_final` where it would be answered like this for ever, so that a client may keep it.
+    `is_final` where it would be answered like this for ever, so that a client may keep it; `is_error` where it tells of
+    a failure.
     """
 
     structured: dict[str, Any]

@@ -79,6 +79,33 @@ class Settings(BaseSettings):
     upstream_file: Path | None = Field(
         default=None, description="Other MCP servers whose tools may be called: a JSON file with `mcpServers`."
     )
+    model: str | None = Field(
+        default=None, description="The model that `chat` asks: `provider:name`, of openai, anthropic or google."
+    )
+    model_url: str | None = Field(
+        default=None, description="Another address of the model's provider, for anything OpenAI-compatible."
+    )
+    other_models: list[str] = Field(default=[], description="Models that a call of `chat` may name: a JSON array.")
+    token_budget: int = Field(
+        default=32_000, ge=1_000, le=10_000_000, description="How many tokens of history and tools a model is given."
+    )
+    output_tokens: int = Field(
+        default=4_096, ge=16, le=1_000_000, description="How many tokens a model may write at once."
+    )
+    answer_tokens: int = Field(
+        default=500_000,
+        ge=1_000,
+        le=100_000_000,
+        description="How many tokens one answer may cost, all rounds.",
+    )
+    answer_seconds: float = Field(default=600.0, gt=0, le=86_400, description="How long one answer may take.")
+    tool_rounds: int = Field(default=16, ge=0, le=1_000, description="In how many rounds one answer may call tools.")
+    lease_seconds: float = Field(
+        default=30.0,
+        ge=0.5,
+        le=3_600,
+        description="How long after a crash a repeated `chat` takes over.",
+    )
 
 
 def read_settings() -> Settings:

@@ -11,7 +11,7 @@ def offered_tools(settings: Settings) -> tuple[Tool, ...]:
 
 def all_tools() -> tuple[Tool, ...]:
     """Return every tool that there is."""
-    from server.tools import context, history, messages, search, sessions, tool_usage, upstream
+    from server.tools import chat, context, history, messages, search, sessions, tool_usage, upstream
 
     return (
         Tool(sessions.start_session, title="Start a session"),
@@ -40,4 +40,5 @@ def all_tools() -> tuple[Tool, ...]:
             open_world=True,
             needs="upstream_file",
         ),
+        Tool(chat.chat, title="Ask the model", open_world=True, needs="model"),
     )

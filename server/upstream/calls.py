@@ -124,6 +124,11 @@ class Upstreams:
             return Called(session_id, outcome, duration_ms, None, explain(error))
         return Called(session_id, outcome, duration_ms, record["seq"], None)
 
+    async def recorded(self) -> None:
+        """Wait until every call that has ended is recorded, or cannot be."""
+        if self._recording:
+            await asyncio.wait(self._recording)
+
     async def close(self) -> None:
         """Finish what is being recorded, and end every server that we have started."""
         self._closed = True

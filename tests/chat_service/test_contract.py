@@ -18,8 +18,8 @@ from chat_service.work import Work
 from models import tables
 from models.database import Database
 from models.errors import ChatError, Invalid, NotFound
-from models.ids import SessionId, UserId, new_id
-from models.inputs import NewSession, NewUser, SessionChanges, Usage, UserChanges
+from models.ids import RunId, SessionId, UserId, new_id
+from models.inputs import Lease, NewRun, NewSession, NewUser, RunCall, SessionChanges, Usage, UserChanges
 from models.shapes import SessionDict
 from tests.support import (
     ROOT,
@@ -45,9 +45,12 @@ class World:
     session_id: SessionId
     second_id: SessionId
     stranger_id: UserId
+    run_id: RunId
 
 
 Arguments = dict[str, Any]
+
+LEASE = Lease(owner="tests", seconds=60)
 
 EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "get_or_create_user": lambda world: {"new_user": NewUser(username="grace", email="grace@example.org")},
@@ -75,6 +78,21 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "wait_for_entries": lambda world: {"session_id": world.session_id, "after_seq": 1, "seconds": 1},
     "get_context": lambda world: {"session_id": world.session_id, "token_budget": 500},
     "search_history": lambda world: {"query": "last", "limit": 1},
+    "begin_run": lambda world: {"new_run": _question("another", world.session_id), "lease": LEASE},
+    "renew_run": lambda world: {"run_id": world.run_id, "lease": LEASE},
+    "add_run_message": lambda world: {
+        "run_id": world.run_id,
+        "lease": LEASE,
+        "message": asking("call-3"),
+        "calls": [RunCall(tool_call_id="call-3", tool_name="read", arguments={})],
+    },
+    "end_run": lambda world: {
+        "run_id": world.run_id,
+        "lease": LEASE,
+        "state": "done",
+        "new_messages": [said("answer")],
+        "result": {"rounds": 1},
+    },
     "transaction": lambda world: {"function": _create_and_append(world)},
     "finish_deletions": lambda world: {},
     "snapshot": lambda world: {"function": _read_session(world)},
@@ -94,6 +112,9 @@ SESSION_ID_PARAMETERS = [
     for parameter, hint in typing.get_type_hints(method).items()
     if hint is SessionId or SessionId in typing.get_args(hint)
 ]
+RUN_ID_PARAMETERS = [
+    (name, "run_id") for name, method in METHODS.items() if "run_id" in inspect.signature(method).parameters
+]
 USER_ID_PARAMETERS = [(name, "user_id") for name in METHODS if name not in WITHOUT_USER]
 
 MALFORMED_IDS: tuple[Any, ...] = (
@@ -108,6 +129,10 @@ MALFORMED_IDS: tuple[Any, ...] = (
     7,
     ["0190a1b2-c3d4-7e5f-8a6b-7c8d9e0f1a2b"],
 )
+
+
+def _question(key: str, session_id: SessionId | None = None) -> NewRun:
+    return NewRun(message=said("why?"), session_id=session_id, idempotency_key=key)
 
 
 def _full_message() -> Any:
@@ -142,7 +167,8 @@ async def populate(service: ChatService) -> World:
     await service.add_tool_usage(user_id, session_id, _full_tool_usage())
     await service.add_tool_usage(user_id, session_id, done(tool_call_id="call-1"))
     second_id = await new_session(service, user_id, title="Second")
-    return World(user_id, session_id, second_id, await new_user(service, "mallory"))
+    run = await service.begin_run(user_id, _question("asked"), LEASE)
+    return World(user_id, session_id, second_id, await new_user(service, "mallory"), RunId(run["id"]))
 
 
 def call(service: ChatService, name: str, world: World, **replaced: Any) -> Awaitable[Any]:
@@ -186,7 +212,7 @@ def test_every_method_on_somebodys_data_takes_the_acting_user_first() -> None:
 
 def test_every_parameter_that_is_an_id_says_whose() -> None:
     named = {(name, p) for name, method in METHODS.items() for p in inspect.signature(method).parameters if "_id" in p}
-    assert named == {*SESSION_ID_PARAMETERS, *USER_ID_PARAMETERS}
+    assert named == {*SESSION_ID_PARAMETERS, *RUN_ID_PARAMETERS, *USER_ID_PARAMETERS}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -210,7 +236,7 @@ async def test_a_result_is_plain_json_of_its_declared_shape_and_outlives_the_dat
     assert json.loads(written) == result == kept
 
 
-@pytest.mark.parametrize(("name", "parameter"), SESSION_ID_PARAMETERS)
+@pytest.mark.parametrize(("name", "parameter"), SESSION_ID_PARAMETERS + RUN_ID_PARAMETERS)
 async def test_somebody_elses_session_answers_exactly_as_an_absent_one(
     name: str, parameter: str, database: Database, service: ChatService
 ) -> None:
@@ -241,7 +267,7 @@ async def test_an_absent_user_sees_nothing_and_changes_nothing(
     assert await everything(service, database, world) == before
 
 
-@pytest.mark.parametrize(("name", "parameter"), SESSION_ID_PARAMETERS + USER_ID_PARAMETERS)
+@pytest.mark.parametrize(("name", "parameter"), SESSION_ID_PARAMETERS + RUN_ID_PARAMETERS + USER_ID_PARAMETERS)
 async def test_a_malformed_id_is_invalid_and_is_named_but_not_repeated(
     name: str, parameter: str, service: ChatService
 ) -> None:

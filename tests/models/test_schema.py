@@ -8,9 +8,10 @@ from sqlalchemy import ForeignKeyConstraint, Index, Table, create_engine, text
 from sqlalchemy.schema import PrimaryKeyConstraint, UniqueConstraint
 
 from chat_service.service import ChatService
-from models import migrate
+from models import full_text, migrate
 from models.database import Database
 from models.ids import SessionId, UserId
+from models.inputs import Lease, NewMessage, NewRun
 from models.sqlite import choose_library
 from models.tables import APPLICATION_ID, SCHEMA_VERSION, metadata
 from tests.conftest import url_of
@@ -163,15 +164,46 @@ async def test_a_file_of_the_first_version_is_upgraded_with_every_row_kept(tmp_p
     assert schema_of(path) == schema_of(await _new_file(tmp_path / "new.db"))
 
 
+async def test_a_file_without_runs_is_upgraded_with_every_row_kept(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    old = file_of_version(path, 6)
+    old.executescript(
+        """
+        INSERT INTO users (id, username, created_at, last_seen_at) VALUES (zeroblob(16), 'ada', 0, 0);
+        INSERT INTO chat_sessions
+            (id, user_key, status, last_seq, message_count, tool_usage_count, created_at)
+            VALUES (zeroblob(16), 1, 'active', 1, 1, 0, 0);
+        INSERT INTO messages (session_key, seq, kind, role, author, created_at, content)
+            VALUES (1, 1, 'message', 'user', 'user', 0, 'kept');
+        """
+    )
+    old.commit()
+    old.close()
+    async with Database(url_of(path)) as database:
+        service = ChatService(database)
+        nobody = UserId("00000000-0000-0000-0000-000000000000")
+        question = NewRun(
+            message=NewMessage(role="user", content="why?"), session_id=SessionId(nobody), idempotency_key="k"
+        )
+        run = await service.begin_run(nobody, question, Lease(owner="tests", seconds=30))
+        assert run["message_seq"] == 2
+        history = await service.get_session_messages(nobody, SessionId(nobody))
+        assert [message["content"] for message in history["messages"]] == ["kept", "why?"]
+    assert schema_of(path) == schema_of(await _new_file(tmp_path / "new.db"))
+
+
 def file_of_version(path: Path, version: int) -> Any:
     """Make a file as an earlier version left it, and return an open connection to it."""
     engine = create_engine(f"sqlite:///{path}", module=choose_library())
     with engine.begin() as connection:
+        full_text.register(connection.connection.dbapi_connection)
         migrate.upgrade(connection, f"{version:04d}")
         connection.exec_driver_sql(f"PRAGMA user_version={version}")
         connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
     engine.dispose()
-    return choose_library().connect(str(path))
+    opened = choose_library().connect(str(path))
+    full_text.register(opened)
+    return opened
 
 
 async def _new_file(path: Path) -> Path:

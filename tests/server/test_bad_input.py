@@ -21,6 +21,7 @@ from models.ids import new_id
 from server.record import Record
 from server.tools import all_tools
 from tests.conftest import url_of
+from tests.server.llm.provider import Says, provided
 from tests.server.support import (
     ERAS,
     Tools,
@@ -266,7 +267,16 @@ async def furnished(database_url: str) -> AsyncIterator[Room]:
     folder = FolderPath(database_url.removeprefix("sqlite+aiosqlite:///")).parent
     # Of the name that the matrix gives to a server and to a tool.
     upstream_file = write_configuration(folder, text=over_stdio(folder))
-    async with opened_record(database_url, upstream_file=upstream_file) as record, connected(record) as tools:
+    with provided() as provider:
+        provider.afterwards = Says(["An answer."])
+        others: dict[str, Any] = {"upstream_file": upstream_file, "model": "text", "model_url": f"{provider.url}/v1"}
+        async with opened_record(database_url, **others) as record, furnishing(record, database_url) as room:
+            yield room
+
+
+@asynccontextmanager
+async def furnishing(record: Record, database_url: str) -> AsyncIterator[Room]:
+    async with connected(record) as tools:
         session_id = await tools.new_session(title="kept", metadata={"a": 1})
         await tools.say(session_id, "one", "two")
         await tools.answer("log_tool_usage", session_id=session_id, tool_name="t", arguments={})
@@ -406,8 +416,8 @@ SESSION_TOOLS = [name for name, tool in TOOLS.items() if "session_id" in tool.in
 async def test_a_foreign_session_answers_exactly_as_an_absent_one(room: Room, database_url: str, tool: str) -> None:
     schema = TOOLS[tool].input_schema
     arguments = with_required(schema, schema.get("$defs", {}))
-    upstream_file = room.record.settings.upstream_file
-    async with tools_of(database_url, user="mallory", upstream_file=upstream_file) as mallory:
+    others = room.record.settings.model_dump(include={"upstream_file", "model", "model_url"})
+    async with tools_of(database_url, user="mallory", **others) as mallory:
         await mallory.answer("list_sessions")
         before = await everything(room.database)
         absent = await mallory.refusal(tool, **arguments | {"session_id": new_id()})

@@ -49,8 +49,14 @@ FIXED: dict[str, tuple[set[str], set[str]]] = {
 }
 """The names that clients rely on: each tool with its required and its optional arguments, in the listed order."""
 
-READ_ONLY = {"list_sessions", "get_active_session", "get_session_history", "get_context", "list_tool_usage"}
-READ_ONLY = {"list_sessions", "get_active_session", "get_session_history", "list_tool_usage", "search_history"}
+READ_ONLY = {
+    "list_sessions",
+    "get_active_session",
+    "get_session_history",
+    "get_context",
+    "search_history",
+    "list_tool_usage",
+}
 MEBIBYTE = 1_048_576
 PATTERN = 'aß€😀\n\t\r\n\x01\x1f\x7f\u2028\ufeff"\\end '
 

@@ -1,0 +1,287 @@
+"""A whole answer: the loop of asking the model and making the calls that it asks for, each step on record.
+
+The context is read from the record before each question, so what the model sees is what is stored. A run ends in one of
+three ways: with an answer, at a bound (rounds, tokens, time), or interrupted; in each, what happened stands in the
+session, which can go on from there.
+"""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from chat_service.tokens import estimate_tokens
+from models.errors import ChatError, Invalid, Unavailable
+from models.ids import RunId, SessionId, new_id
+from models.inputs import (
+    Lease,
+    NewMessage,
+    NewRun,
+    NewToolUsage,
+    ReasoningPart,
+    RunCall,
+    RunState,
+    TextPart,
+    ToolCallPart,
+    Usage,
+)
+from models.text import check_json, to_json
+from server.llm.asking import Answer, Asking, Interrupted, ask
+from server.llm.models import check_model, open_model
+from server.llm.toolbox import OfferedTool, offered_to_model
+from server.settings import PREFIX, Settings
+from server.upstream.calls import Call
+
+if TYPE_CHECKING:
+    from models.shapes import RunDict
+    from server.record import Caller
+
+_SHUT_SECONDS = 3.0
+_TITLE = 80
+_SMALLEST_BUDGET = 256
+_BOUNDS = {
+    "rounds": "the model asked for tools in more rounds than one answer may have",
+    "tokens": "the answer has used up the tokens that one answer may cost",
+    "time": "the answer took longer than one answer may take",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to answer; without `session_id` in a new session, without a key not to be repeated."""
+
+    message: str
+    session_id: str | None = None
+    model: str | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Who hears of an answer while it is made: the text as it grows, and each call as it ends."""
+
+    text: Callable[[str], Awaitable[None]]
+    call: Callable[[str, str], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Work:
+    """An answer in the making."""
+
+    caller: "Caller"
+    heard: Heard
+    run: "RunDict"
+    lease: Lease
+    model: str
+    tools: dict[str, OfferedTool] = field(default_factory=dict)
+    answer: Answer = field(default_factory=Answer)
+    input_tokens: int = 0
+    output_tokens: int = 0
+    rounds: int = 0
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def session_id(self) -> SessionId:
+        return SessionId(self.run["session_id"])
+
+    @property
+    def run_id(self) -> RunId:
+        return RunId(self.run["id"])
+
+
+class Chats:
+    """Answers questions with a model; close it at the end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ending: set[asyncio.Task[RunDict]] = set()
+        self._owner = f"{socket.gethostname()}:{os.getpid()}"[:150]
+
+    async def answer(self, caller: "Caller", question: Question, heard: Heard) -> "RunDict":
+        """Answer a question and return its run, done; raises the errors of the house.
+
+        Unavailable where the model did not answer to the end: the session says so, and the same key goes on from there.
+        """
+        model = check_model(self._settings, question.model)
+        lease = Lease(owner=f"{self._owner}:{new_id()}", seconds=self._settings.lease_seconds)
+        new_run = NewRun(
+            message=NewMessage(role="user", content=question.message, author="user"),
+            session_id=question.session_id,
+            title=" ".join(question.message.split())[:_TITLE] or None,
+            client=caller.client,
+            model=question.model,
+            idempotency_key=question.idempotency_key or new_id(),
+        )
+        run = await caller.service.begin_run(caller.user_id, new_run, lease)
+        if run["state"] == "done":
+            return run
+        work = _Work(caller, heard, run, lease, model)
+        renewing = asyncio.create_task(self._renew(work))
+        try:
+            return await self._carry_through(work)
+        finally:
+            renewing.cancel()
+
+    async def close(self) -> None:
+        """Let what is being written down of interrupted answers be written."""
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=_SHUT_SECONDS)
+
+    async def _carry_through(self, work: _Work) -> "RunDict":
+        try:
+            async with asyncio.timeout(self._settings.answer_seconds):
+                async with open_model(self._settings, work.model) as model:
+                    work.tools = await offered_to_model(work.caller.upstreams)
+                    bound = await self._rounds(work, model)
+        except TimeoutError:
+            bound = "time"
+        except asyncio.CancelledError:
+            self._end_soon(work, "it was cancelled")
+            raise
+        except Interrupted as error:
+            await asyncio.shield(self._end_soon(work, str(error)))
+            raise Unavailable(
+                f"The answer was interrupted: {error}. The session {work.session_id} has what came of it; "
+                "call again with the same idempotency_key to go on."
+            ) from None
+        except ChatError as error:
+            await asyncio.shield(self._end_soon(work, type(error).__name__))
+            raise
+        except Exception as error:
+            await asyncio.shield(self._end_soon(work, f"the server failed ({type(error).__name__})"))
+            raise
+        return await asyncio.shield(self._end_soon(work, bound))
+
+    async def _rounds(self, work: _Work, model: Any) -> str:
+        """Ask and call by turns; return the bound that was reached, or nothing where the model has answered."""
+        tools = list(work.tools.values())
+        described = sum(estimate_tokens(to_json([tool.name, tool.description, tool.input_schema])) for tool in tools)
+        budget = self._settings.token_budget - described
+        if budget < _SMALLEST_BUDGET:
+            raise Invalid(f"{PREFIX}TOKEN_BUDGET leaves no room beside {len(tools)} tools: raise it, or allow fewer.")
+        service, user_id = work.caller.service, work.caller.user_id
+        while True:
+            work.answer = Answer()
+            context = await service.get_context(user_id, work.session_id, budget, "openai_chat")
+            await ask(model, context["window"], tools, self._settings.output_tokens, work.answer, work.heard.text)
+            work.input_tokens += work.answer.input_tokens
+            work.output_tokens += work.answer.output_tokens
+            if not work.answer.calls:
+                return ""
+            if work.rounds >= self._settings.tool_rounds:
+                return "rounds"
+            if work.input_tokens + work.output_tokens >= self._settings.answer_tokens:
+                return "tokens"
+            work.rounds += 1
+            await self._call_all(work)
+
+    async def _call_all(self, work: _Work) -> None:
+        asked = work.answer
+        references = [ToolCallPart(type="tool_call", id=call.id, name=call.name) for call in asked.calls]
+        message = self._said(work, references)
+        intended = [_intended(work, call) for call in asked.calls]
+        service, user_id = work.caller.service, work.caller.user_id
+        stored = await service.add_run_message(user_id, work.run_id, work.lease, message, intended)
+        work.answer = Answer()
+        for asking, call in zip(asked.calls, intended, strict=True):
+            if problem := _problem(work, asking):
+                usage = NewToolUsage(**call.model_dump(), error=problem, message_seq=stored["seq"], origin="proxy")
+                record = await service.add_tool_usage(user_id, work.session_id, usage)
+                work.calls.append({"tool": asking.name, "status": "error", "seq": record["seq"]})
+                continue
+            tool, upstreams = work.tools[asking.name], work.caller.upstreams
+            assert upstreams is not None  # noqa: S101 - it offered the tool
+            to_make = Call(tool.server, tool.tool, call.arguments, asking.id, stored["seq"])
+            called = await upstreams.call(work.caller, work.session_id, to_make)
+            await work.heard.call(f"{tool.server}: {tool.tool}", called.outcome.status)
+            if called.not_recorded is not None:
+                raise Unavailable(f"A tool call could not be recorded ({called.not_recorded})")
+            made = {"server": tool.server, "tool": tool.tool, "status": called.outcome.status, "seq": called.seq}
+            work.calls.append(made)
+
+    def _end_soon(self, work: _Work, reason: str) -> "asyncio.Task[RunDict]":
+        # A task of its own: whoever asked may be gone.
+        ending = asyncio.create_task(self._end(work, reason))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ended)
+        return ending
+
+    async def _end(self, work: _Work, reason: str) -> "RunDict":
+        if work.caller.upstreams is not None:
+            await work.caller.upstreams.recorded()
+        is_done = not reason or reason in _BOUNDS
+        messages = []
+        if work.answer.text.strip():
+            messages.append(self._said(work, [], is_whole=not reason))
+        if reason or not messages:
+            why = _BOUNDS.get(reason, reason) or "the model gave no text"
+            note = f"[The answer ends here: {why}.]" if is_done else f"[The answer was interrupted: {why}.]"
+            messages.append(NewMessage(role="system", content=note, author="proxy"))
+        result = {
+            "model": work.model,
+            "finish_reason": reason or work.answer.finish_reason,
+            "rounds": work.rounds,
+            "input_tokens": work.input_tokens,
+            "output_tokens": work.output_tokens,
+            "tool_calls": work.calls,
+        }
+        state: RunState = "done" if is_done else "failed"
+        service, user_id = work.caller.service, work.caller.user_id
+        return await service.end_run(user_id, work.run_id, work.lease, state, messages, result if is_done else None)
+
+    def _ended(self, ending: "asyncio.Task[RunDict]") -> None:
+        self._ending.discard(ending)
+        if not ending.cancelled():
+            ending.exception()
+
+    def _said(self, work: _Work, calls: list[ToolCallPart], *, is_whole: bool = True) -> NewMessage:
+        answer = work.answer
+        reasoning = [ReasoningPart(type="reasoning", content=answer.reasoning)] if answer.reasoning else []
+        text = [TextPart(type="text", content=answer.text)] if answer.text and (calls or reasoning) else []
+        usage = Usage(input_tokens=answer.input_tokens, output_tokens=answer.output_tokens) if is_whole else None
+        return NewMessage(
+            role="assistant",
+            content=answer.text,
+            parts=[*reasoning, *text, *calls] or None,
+            message_metadata={"run": work.run["id"], "finish_reason": answer.finish_reason or "interrupted"},
+            author="proxy",
+            model=work.model,
+            usage=usage,
+        )
+
+    async def _renew(self, work: _Work) -> None:
+        # Where this fails, the next step is refused, and says why.
+        with suppress(ChatError):
+            while True:
+                await asyncio.sleep(work.lease.seconds / 3)
+                await work.caller.service.renew_run(work.caller.user_id, work.run_id, work.lease)
+
+
+def _intended(work: _Work, asking: Asking) -> RunCall:
+    tool = work.tools.get(asking.name)
+    return RunCall(
+        tool_call_id=asking.id,
+        server_name=None if tool is None else tool.server,
+        tool_name=asking.name if tool is None else tool.tool,
+        arguments=_arguments(asking) or {},
+    )
+
+
+def _problem(work: _Work, asking: Asking) -> str | None:
+    if asking.name not in work.tools:
+        return "not called: there is no tool of this name"
+    if _arguments(asking) is None:
+        return "not called: the arguments are not a JSON object"
+    return None
+
+
+def _arguments(asking: Asking) -> dict[str, Any] | None:
+    try:
+        arguments = check_json(json.loads(asking.arguments))
+    except (ValueError, RecursionError):
+        return None
+    return arguments if isinstance(arguments, dict) else None
