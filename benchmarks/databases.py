@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from benchmarks.scale import Scale
+from models import full_text
 from models.ids import SessionId, UserId, new_id
 from models.sqlite import choose_library
 from models.sqlite_file import prepare
@@ -117,6 +118,7 @@ def _build(path: Path, messages: int, sessions: int) -> Place:
     ids = [new_id() for _ in lengths]
     user_id = new_id()
     with closing(library.connect(path, isolation_level=None)) as raw:
+        full_text.register(raw)
         raw.execute("PRAGMA synchronous=OFF")
         raw.execute("PRAGMA cache_size=-200000")
         raw.execute("BEGIN")

@@ -24,6 +24,7 @@ from pydantic import BaseModel
 
 from chat_service.events import Event
 from chat_service.service import ChatService
+from chat_service.tokens import count_message, count_tool_usage, estimate_tokens
 from models.database import Database
 from models.errors import ChatError, Conflict, Invalid, NotFound
 from models.ids import SessionId, UserId, new_id, to_timestamp
@@ -284,6 +285,7 @@ class Model:
             "message_seq": message_seq,
             "started_at": None if usage.started_at is None else to_timestamp(usage.started_at),
             "status": usage.status or ("success" if usage.error is None else "error"),
+            "token_count": count_tool_usage(estimate_tokens, usage),
         }
         self.entries[session_id].append(record)
         self.usages_in_order.append(record)
@@ -445,6 +447,8 @@ class Model:
             "parts": [part.model_dump(exclude_none=True) for part in message.parts] if message.parts else None,
             "usage": None if message.usage is None else message.usage.model_dump(exclude_none=True),
         }
+        if message.token_count is None:
+            stored["token_count"] = count_message(estimate_tokens, message)
         self.entries[session["id"]].append(stored)
         for part in message.parts or ():
             assert isinstance(part, ToolCallPart)

@@ -34,7 +34,7 @@ from tests.support import JSON_OBJECTS, JSON_VALUES, TEXTS
 
 pytestmark = patient
 
-CALLS = scale(600, 20_000) // (2 * len(ERAS))
+CALLS = scale(1_000, 20_000) // (2 * len(ERAS))
 """How many calls are drawn for each era, of those that the schema allows and of those that it does not."""
 
 REFUSALS = ("Invalid: ", "NotFound: ", "Conflict: ", "TooLarge: ")

@@ -31,6 +31,7 @@ def test_a_server_whose_file_was_upgraded_asks_for_a_restart_and_writes_nothing_
         appending.wait_for(20)
         # The upgrade comes while appends are in flight.
         count = _set_version(path, journal, SCHEMA_VERSION + 1)
+        appending.allow(20)
         appending.wait_for_all()
         for name, arguments in (
             ("get_session_history", {"session_id": session_id}),

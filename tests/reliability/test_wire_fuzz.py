@@ -218,6 +218,11 @@ class Book:
                 # Whether it comes before the answer is left to chance.
                 self.perhaps[request_id] += self.exactly.pop(request_id)
 
+    def stays_open(self, subscription_id: Any) -> None:
+        """Note that a request to listen has begun: its answer comes when the stream ends, here or never."""
+        for request_id in [each for each in self.exactly if coerced(each[1]) == coerced(subscription_id)]:
+            self.perhaps[request_id] += self.exactly.pop(request_id)
+
     def note(self, frame: dict[str, Any]) -> None:
         """Note an answer; one too many fails the test."""
         request_id = answered(frame["id"])
@@ -619,7 +624,7 @@ class Client:
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         self._server.send(frame_of(message))
         self.book.expect(Due(exactly=(answered(message["id"]),)), b"")
-        while (frame := self._receive())["id"] != message["id"]:
+        while (frame := self._receive()).get("id") != message["id"]:
             pass
         assert "result" in frame, frame
         return frame
@@ -639,6 +644,12 @@ class Client:
 
     def _look_at(self, frame: dict[str, Any]) -> None:
         assert frame["jsonrpc"] == "2.0"
+        if frame.get("method", "").startswith("notifications/"):
+            # What is told to who listens is no answer; the fuzz may have made a listener of us.
+            assert "id" not in frame, frame
+            if frame["method"] == "notifications/subscriptions/acknowledged":
+                self.book.stays_open(frame["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"])
+            return
         assert "id" in frame, frame
         assert ("result" in frame) is not ("error" in frame), frame
         self.book.note(frame)
