@@ -34,6 +34,9 @@ LEAST: dict[type[Input], dict[str, Any]] = {
     inputs.BlobReferencePart: {"type": "blob_reference", "sha256": "0a" * 32, "size": 1},
     inputs.FilePart: {"type": "file", "file_id": "a"},
     inputs.UriPart: {"type": "uri", "uri": "a"},
+    inputs.NewRun: {"message": NewMessage(role="user", content="hello"), "idempotency_key": "a"},
+    inputs.Lease: {"owner": "a", "seconds": 1},
+    inputs.RunCall: {"tool_call_id": "a", "tool_name": "read", "arguments": {}},
 }
 """The least that each input needs."""
 
@@ -48,6 +51,9 @@ LINES = [
     (inputs.ToolCallResponsePart, "id"),
     (inputs.FilePart, "file_id"),
     (inputs.UriPart, "uri"),
+    *((inputs.NewRun, field) for field in ("session_id", "title", "client", "model", "idempotency_key")),
+    (inputs.Lease, "owner"),
+    *((inputs.RunCall, field) for field in ("tool_call_id", "server_name", "tool_name")),
 ]
 """Fields of one line: never empty, and of a bounded length."""
 
@@ -65,6 +71,7 @@ OBJECTS = [
     (SessionChanges, "session_data"),
     (NewMessage, "message_metadata"),
     (NewToolUsage, "arguments"),
+    (inputs.RunCall, "arguments"),
 ]
 """Fields of JSON objects."""
 
