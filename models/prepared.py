@@ -8,7 +8,7 @@ the next, so it is asked for once (docs/decisions/prepared-statements.md).
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Dialect, Executable, Table, bindparam, insert
+from sqlalchemy import ClauseElement, ColumnElement, Connection, Dialect, Table, bindparam, insert
 
 _Convert = Callable[[Any], Any]
 
@@ -19,7 +19,7 @@ class Prepared:
     A parameter that is missing raises KeyError; the driver's errors pass as they are (`models.sqlite` knows them).
     """
 
-    def __init__(self, statement: Executable) -> None:
+    def __init__(self, statement: ClauseElement) -> None:
         self._statement = statement
         self._sql = ""
         self._names: list[str] = []
@@ -61,7 +61,7 @@ class Prepared:
         return values
 
     def _compile(self, dialect: Dialect) -> None:
-        compiled: Any = self._statement.compile(dialect=dialect)  # type: ignore[attr-defined]
+        compiled: Any = self._statement.compile(dialect=dialect)
         self._names = list(compiled.positiontup)
         self._constants = {name: each.value for name, each in compiled.binds.items() if not each.required}
         types = [compiled.binds[name].type for name in self._names]

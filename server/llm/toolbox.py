@@ -26,10 +26,12 @@ class OfferedTool:
 
 async def offered_to_model(upstreams: Upstreams | None) -> dict[str, OfferedTool]:
     """Return the tools by name; a server that cannot be reached offers none, and stands in nobody's way."""
+    if upstreams is None:
+        return {}
     tools: list[tuple[str, Any]] = []
-    for server in sorted(upstreams.servers()) if upstreams is not None else ():
+    for server in sorted(upstreams.servers()):
         try:
-            tools += [(server, tool) for tool in await upstreams.list_tools(server)]  # type: ignore[union-attr]
+            tools += [(server, tool) for tool in await upstreams.list_tools(server)]
         except NotReached:
             continue
     own_names = [tool.name for _, tool in tools]

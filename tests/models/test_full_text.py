@@ -9,7 +9,7 @@ from alembic import command
 from chat_service.service import ChatService
 from models import full_text, migrate
 from models.database import Database
-from models.ids import UserId
+from models.ids import SessionId, UserId
 from models.inputs import NewUser
 from models.sqlite import SqliteEngine, choose_library
 from models.sqlite_file import create_private
@@ -58,9 +58,10 @@ async def test_a_database_of_the_version_before_is_searchable_and_keeps_its_rows
             hits = (await service.search_history(user_id, query))["hits"]
             assert sorted(hit["seq"] for hit in hits) == seqs, query
         (session,) = (await service.get_user_sessions(user_id))["sessions"]
-        history = await service.get_session_history(user_id, session["id"])  # type: ignore[arg-type]
+        session_id = SessionId(session["id"])
+        history = await service.get_session_history(user_id, session_id)
         assert [entry["seq"] for entry in history["entries"]] == [1, 2, 3]
-        await service.add_message(user_id, session["id"], said("another orchid"))  # type: ignore[arg-type]
+        await service.add_message(user_id, session_id, said("another orchid"))
         assert len((await service.search_history(user_id, "orchid"))["hits"]) == 4
         await service.delete_user(user_id)
         blocks = "SELECT group_concat(quote(block)) FROM message_search_data"
