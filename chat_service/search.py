@@ -33,6 +33,7 @@ from chat_service.sessions import get_timeline
 from chat_service.users import USER_KEY, get_user_key
 from models import full_text
 from models.ids import SessionId, UserId
+from models.indexing import is_complete
 from models.prepared import Prepared
 from models.shapes import SearchHitDict, SearchPageDict
 from models.tables import chat_sessions, messages, tool_usages
@@ -179,7 +180,11 @@ def search(
     elif any(each.next_edge for each in blocks):
         next_cursor = make_cursor_of((*(each.next_edge for each in blocks), 0), *of)
     finders += [Finder(full_text.Term(tool)) for tool in wanted.tools]
-    return {"hits": _hits(connection, user_id, page, finders), "next_cursor": next_cursor}
+    return {
+        "hits": _hits(connection, user_id, page, finders),
+        "next_cursor": next_cursor,
+        "is_complete": is_complete(connection),
+    }
 
 
 def segments_of(connection: Connection, user_id: UserId, session_id: SessionId) -> list[Segment]:

@@ -30,7 +30,7 @@ from chat_service.limits import MAX_WAIT_SECONDS, Limits
 from chat_service.paging import check_seq
 from chat_service.work import Work
 from models.database import Database
-from models.errors import Invalid
+from models.errors import Invalid, Unavailable
 from models.ids import RunId, SessionId, UserId, utc_now
 from models.inputs import (
     ContextShape,
@@ -291,7 +291,14 @@ class ChatService:
         self, user_id: UserId, query: str, limit: int = 20, cursor: str | None = None
     ) -> SearchPageDict:
         """Return a page of the user's entries that a query finds; `chat_service.query_language` has its syntax."""
-        return await self._read(search.search, user_id, query, limit, cursor)
+        page = await self._read(search.search, user_id, query, limit, cursor)
+        if page["is_complete"]:
+            return page
+        try:
+            is_complete = await self._database.index()
+        except Unavailable:
+            return page
+        return {**await self._read(search.search, user_id, query, limit, cursor), "is_complete": is_complete}
 
     # Answers of a model
 

@@ -17,12 +17,16 @@ from typing import Self, TypeVar
 
 from sqlalchemy import Connection
 
+from models import indexing
 from models.errors import Unavailable
 from models.shapes import HealthDict
 from models.sqlite import ODD, Job, SqliteConnection, SqliteEngine, choose_library, is_safe_for_wal, refusal
 from models.sqlite_file import Journal, path_from_url, prepare
 from models.tables import SCHEMA_VERSION
 from models.writer import Writer
+
+_INDEX_SECONDS = 2.0
+"""So long a search waits for the index: then it answers without the newest entries, and says so."""
 
 Result = TypeVar("Result")
 
@@ -97,11 +101,7 @@ class Database:
         `committed` is called with the result after the commit, before the caller is answered, and also where the caller
         is no longer there. Raises what the unit raised, or Unavailable; in either case nothing was stored.
         """
-        if not self._open or self._writer is None:
-            raise Unavailable("The database is closed: open it again.")
-        # A cancelled caller takes only the answer along; the unit and what it has to tell stay with the writer.
-        result: Result = await self._writer.submit(Job(unit, time.monotonic() + self._deadline), committed)
-        return result
+        return await self._submit(unit, self._deadline, committed)
 
     async def read(self, unit: Callable[[Connection], Result]) -> Result:
         """Run a unit that only reads, on one snapshot, and return its result."""
@@ -111,6 +111,17 @@ class Database:
         job = Job(unit, time.monotonic() + self._deadline)
         result: Result = await reader.submit(lambda: reader.run_read(job))
         return result
+
+    async def index(self) -> bool:
+        """Index the entries that are committed, for a search to find them; tell whether all are.
+
+        Raises Unavailable where nothing can be written.
+        """
+        until = time.monotonic() + _INDEX_SECONDS
+        while not await self._submit(indexing.index_some, _INDEX_SECONDS):
+            if time.monotonic() > until:
+                return False
+        return True
 
     async def data_version(self) -> int:
         """Return a number that is another one after any process has committed to the file; raises Unavailable.
@@ -138,6 +149,15 @@ class Database:
             "schema_version": SCHEMA_VERSION,
             "reason": self._journal.reason,
         }
+
+    async def _submit(
+        self, unit: Callable[[Connection], Result], seconds: float, committed: Callable[[Result], None] | None = None
+    ) -> Result:
+        if not self._open or self._writer is None:
+            raise Unavailable("The database is closed: open it again.")
+        # A cancelled caller takes only the answer along; the unit and what it has to tell stay with the writer.
+        result: Result = await self._writer.submit(Job(unit, time.monotonic() + seconds), committed)
+        return result
 
     async def _connect(self) -> None:
         engine = SqliteEngine(self.path, self._library)

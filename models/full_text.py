@@ -1,10 +1,11 @@
 """Full text on SQLite: everything that knows FTS5, and how text becomes words.
 
 Two FTS5 tables without content of their own, one beside `messages` and one beside `tool_usages`; their rowid is that
-row's key. Triggers keep them, so that whatever inserts, moves or deletes a row, cascades too, does so in the same
-transaction (docs/decisions/full-text.md has what was measured). FTS5 forgets a row only if it is told the very words
-that it was given: what makes words here must never change without a migration that builds the index anew, and so it
-relies on nothing that changes with Python or its Unicode tables.
+row's key. They follow the entries: new ones are indexed later, many at once (`models.indexing`), and `search_progress`
+has the key up to which all are, and beyond which none is. Triggers keep what was indexed, so that whatever moves or
+deletes a row, cascades too, does so in the same transaction (docs/decisions/full-text.md has what was measured). FTS5
+forgets a row only if it is told the very words that it was given: what makes words here must never change without a
+migration that builds the index anew, and so it relies on nothing that changes with Python or its Unicode tables.
 
 Columns: `owner` holds marks of user, session and role; `name` the tool's and its server's name; `text` the words, with
 every character of a script that puts no spaces between words standing alone; `pieces` the parts of camelCase names.
@@ -45,7 +46,7 @@ _OWNER = (
     "coalesce('u' || (SELECT coalesce(indexed_for, user_key) FROM chat_sessions WHERE key = {0}.session_key), '')"
     " || ' s' || {0}.session_key"
 )
-_INDEXES = (
+_KEPT = (
     (
         "message_search",
         "messages",
@@ -62,6 +63,7 @@ _INDEXES = (
         "tool_pieces({0}.tool_name, {0}.server_name, {0}.arguments, {0}.result, {0}.error)",
     ),
 )
+_COLUMNS = "rowid, owner, name, text, pieces"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +87,24 @@ class Wanted:
 def create_statements(library_version: tuple[int, int, int]) -> list[str]:
     """Return the statements that create the indexes and the triggers that keep them, for an SQLite of this version."""
     statements = []
-    for index, entries, indexed, words in _INDEXES:
-        columns = "rowid, owner, name, text, pieces"
-        add = f"INSERT INTO {index}({columns}) VALUES (new.key, {words.format('new')});"
-        remove = f"INSERT INTO {index}({index}, {columns}) VALUES ('delete', old.key, {words.format('old')});"
+    for index, entries, indexed, words in _KEPT:
+        add = f"INSERT INTO {index}({_COLUMNS}) VALUES (new.key, {words.format('new')});"
+        remove = f"INSERT INTO {index}({index}, {_COLUMNS}) VALUES ('delete', old.key, {words.format('old')});"
+        progress = f"(SELECT indexed_key FROM search_progress WHERE entries = '{entries}')"
+        is_indexed = f"WHEN old.key <= {progress}"
+        newest = f"(SELECT coalesce(max(key), 0) FROM {entries})"
+        step_back = f"UPDATE search_progress SET indexed_key = {newest} WHERE entries = '{entries}';"
         statements += [
             f"CREATE VIRTUAL TABLE {index} USING fts5(owner, name, text, pieces, {_OPTIONS})",
-            # Merges in steps that an append does not notice.
+            # Merges in steps that a writer does not notice.
             f"INSERT INTO {index}({index}, rank) VALUES ('automerge', 8)",
-            f"CREATE TRIGGER {index}_insert AFTER INSERT ON {entries} BEGIN {add} END",
-            f"CREATE TRIGGER {index}_delete BEFORE DELETE ON {entries} BEGIN {remove} END",
-            f"CREATE TRIGGER {index}_update AFTER UPDATE OF {indexed} ON {entries} BEGIN {remove} {add} END",
+            f"INSERT INTO search_progress (entries, indexed_key) VALUES ('{entries}', 0)",
+            f"CREATE TRIGGER {index}_delete BEFORE DELETE ON {entries} {is_indexed} BEGIN {remove} END",
+            # SQLite gives a new row the key after the largest, so the largest of all, once deleted, is given again.
+            f"CREATE TRIGGER {index}_deleted AFTER DELETE ON {entries} WHEN {progress} > {newest} "
+            f"BEGIN {step_back} END",
+            f"CREATE TRIGGER {index}_update AFTER UPDATE OF {indexed} ON {entries} {is_indexed} "
+            f"BEGIN {remove} {add} END",
         ]
         if library_version >= _SECURE_DELETE_SINCE:
             statements.append(f"INSERT INTO {index}({index}, rank) VALUES ('secure-delete', 1)")
@@ -105,6 +114,15 @@ def create_statements(library_version: tuple[int, int, int]) -> list[str]:
         "DELETE FROM messages WHERE session_key = old.key; DELETE FROM tool_usages WHERE session_key = old.key; END"
     )
     return statements
+
+
+def add_statements() -> dict[str, str]:
+    """Return, by the name of their table, the statement that indexes the entries after one key and up to another."""
+    return {
+        entries: f"INSERT INTO {index}({_COLUMNS}) SELECT entry.key, {words.format('entry')} "
+        f"FROM {entries} AS entry WHERE entry.key > ? AND entry.key <= ? ORDER BY entry.key"
+        for index, entries, _, words in _KEPT
+    }
 
 
 def index_of(entries: str) -> TableClause:

@@ -297,11 +297,13 @@ class SearchHitDict(TypedDict):
 class SearchPageDict(TypedDict):
     """A page of hits, the best of the newest first; it may be short although more follow.
 
-    `next_cursor` is None on the last page.
+    `next_cursor` is None on the last page. `is_complete` is False where the newest entries could not be searched, since
+    nothing can be written and so they are not indexed.
     """
 
     hits: list[SearchHitDict]
     next_cursor: str | None
+    is_complete: bool
 
 
 class SkippedDict(TypedDict):

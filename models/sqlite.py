@@ -31,7 +31,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from models import full_text
+from models import full_text, indexing
 from models.errors import DAMAGED, Unavailable
 from models.tables import SCHEMA_VERSION
 
@@ -42,6 +42,8 @@ Unit = Callable[[Connection], Any]
 READER_BUSY_MILLISECONDS = 5_000
 _COMMIT_SECONDS = 1.0
 _PROGRESS_STEPS = 10_000
+_CHANGES_UNTIL_INDEXED = 500
+"""So many changed rows are written before the writer indexes a slice, which is as many entries at least."""
 
 # Primary result codes (sqlite.org/rescode.html): the low byte of an extended code.
 BUSY, _LOCKED, _READONLY, _INTERRUPT, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _PROTOCOL, _NOTADB = (
@@ -159,6 +161,7 @@ class SqliteConnection:
         self._raw: Any = None
         self._deadline: float | None = None
         self._closing = threading.Event()
+        self._indexed_at = 0
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._thread: Any = aiosqlite.Connection(self._connect, 64)
         self.pending = 0
@@ -237,6 +240,14 @@ class SqliteConnection:
             failed = self.to_answer(error)
             return [outcome if outcome.error else Outcome(error=failed) for outcome in outcomes]
         return outcomes
+
+    def index_when_due(self) -> None:
+        """Index what is new if much has been written; what cannot be indexed now is left to the next time."""
+        while self._raw.total_changes - self._indexed_at >= _CHANGES_UNTIL_INDEXED:
+            (outcome,) = self.run_group([Job(indexing.index_some, time.monotonic() + _COMMIT_SECONDS)])
+            self._indexed_at += _CHANGES_UNTIL_INDEXED
+            if outcome.error is not None or outcome.result:
+                self._indexed_at = self._raw.total_changes
 
     def run_read(self, job: Job) -> Any:
         """Run a unit that only reads, on one snapshot."""

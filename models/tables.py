@@ -35,7 +35,7 @@ from models.errors import DAMAGED, Unavailable
 from models.ids import from_microseconds, pack_id, to_microseconds, unpack_id
 from models.text import to_json
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """The number of the newest migration; in an SQLite file it stands in `PRAGMA user_version`."""
 
 APPLICATION_ID = 0x4D435043
@@ -299,6 +299,14 @@ chat_runs = Table(
     UniqueConstraint("user_key", "idempotency_key"),
     Index(None, "session_key", "state"),
     _one_of("state", "running", "done", "failed"),
+)
+
+search_progress = Table(
+    "search_progress",
+    metadata,
+    # Up to which key the messages, and the tool usages, are in the index of full text.
+    Column("entries", Text, primary_key=True),
+    Column("indexed_key", BigInteger, nullable=False),
 )
 
 # Partial indexes: an entry without a key costs nothing. Naming PostgreSQL's option here as well would import its

@@ -64,6 +64,7 @@ class Writer:
         while group := self._next_group():
             outcomes = self._run([waiting.job for waiting in group])
             self._loop.call_soon_threadsafe(self._hand_out, group, outcomes)
+            self._connection.index_when_due()
 
     def _next_group(self) -> list[_Waiting]:
         with self._lock:

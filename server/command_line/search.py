@@ -8,7 +8,7 @@ import typer
 from models.shapes import SearchHitDict, SearchPageDict
 from server.command_line.local import as_local_user
 from server.command_line.sessions import AsJson
-from server.command_line.terminal import say, say_json
+from server.command_line.terminal import complain, say, say_json
 from server.record import Caller
 
 
@@ -30,6 +30,8 @@ def search(
         return await caller.service.search_history(caller.user_id, query, limit, cursor)
 
     found = as_local_user(page)
+    if not found["is_complete"]:
+        complain("the newest entries could not be searched, since nothing can be written to the database")
     if as_json:
         say_json(found)
         return

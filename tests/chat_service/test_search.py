@@ -399,6 +399,7 @@ async def test_deleting_a_session_or_a_user_leaves_nothing_of_theirs_in_the_inde
     for number, session_id in enumerate(sessions):
         await service.add_messages(user_id, session_id, [said(f"canary{number} getCanaryName 秘密")] * 40)
         await service.add_tool_usage(user_id, session_id, done(f"canary{number}tool", result="canary 秘密"))
+    await database.index()
     assert b"canary" in await database.read(index_bytes)
     await service.delete_session(user_id, sessions[0])
     after_session = await database.read(index_bytes)
@@ -454,12 +455,13 @@ async def test_searching_takes_a_fixed_number_of_statements_whatever_there_is(da
         for entries in (10, 3_000):
             session_id = await new_session(service, user_id)
             await fill(service, user_id, session_id, entries)
+            await service.search_history(user_id, "what is new is indexed by the first search")
             for query, expected in (
-                ("number", 5),
-                (f"number session:{session_id}", 6),
-                ("number role:user", 4),
-                ("absent", 5),
-                ("number after:2000-01-01", 5),
+                ("number", 6),
+                (f"number session:{session_id}", 7),
+                ("number role:user", 5),
+                ("absent", 6),
+                ("number after:2000-01-01", 6),
             ):
                 statements.clear()
                 await service.search_history(user_id, query, 20)

@@ -17,11 +17,12 @@ from models.database import Database
 from models.errors import Conflict, Invalid, NotFound, TooLarge
 from models.ids import SessionId, UserId, is_id
 from models.inputs import NewSession, SessionChanges
-from models.tables import chat_sessions, metadata
+from models.tables import chat_sessions
 from tests.support import (
     JSON_OBJECTS,
     PROPERTY,
     asking,
+    count_all_rows,
     count_rows,
     done,
     hear,
@@ -170,8 +171,7 @@ async def test_deleting_a_session_removes_its_entries_and_nothing_else(
         await service.add_tool_usage(user_id, session_id, done(tool_call_id="a"))
     receipt = await service.delete_session(user_id, deleted)
     assert receipt == {"deleted": deleted, "sessions": 1, "messages": 2, "tool_usages": 1}
-    rows = {table.name: await count_rows(database, table) for table in metadata.sorted_tables}
-    there = {name: count for name, count in rows.items() if count}
+    there = {name: count for name, count in (await count_all_rows(database)).items() if count}
     assert there == {"users": 1, "chat_sessions": 1, "messages": 2, "tool_usages": 1, "tool_call_references": 2}
     with pytest.raises(NotFound):
         await service.get_session(user_id, deleted)

@@ -9,8 +9,7 @@ from models.database import Database
 from models.errors import Conflict, NotFound
 from models.ids import UserId, is_id
 from models.inputs import NewUser, UserChanges
-from models.tables import metadata
-from tests.support import asking, count_rows, done, new_session, said
+from tests.support import asking, count_all_rows, done, new_session, said
 
 pytestmark = pytest.mark.anyio
 
@@ -101,8 +100,7 @@ async def test_deleting_a_user_removes_everything_of_theirs_and_nothing_else(
             await service.add_tool_usage(owner, session_id, done(tool_call_id="call"))
     receipt = await service.delete_user(user_id)
     assert receipt == {"deleted": user_id, "sessions": 3, "messages": 6, "tool_usages": 3}
-    rows = {table.name: await count_rows(database, table) for table in metadata.sorted_tables}
-    there = {name: count for name, count in rows.items() if count}
+    there = {name: count for name, count in (await count_all_rows(database)).items() if count}
     assert there == {"users": 1, "chat_sessions": 1, "messages": 2, "tool_usages": 1, "tool_call_references": 1}
     with pytest.raises(NotFound):
         await service.get_user(user_id)

@@ -1,0 +1,74 @@
+"""Indexing: brings the index of full text up to the newest entries, many at once.
+
+A transaction that indexes one entry writes as much to FTS5's tables as one that indexes a hundred, and that is more
+than the append itself. So entries are indexed in slices after their commit: by the writer once enough has been written,
+and before a search (docs/decisions/full-text.md).
+"""
+
+from typing import Any
+
+from sqlalchemy import Connection, Text, and_, bindparam, func, select, type_coerce, update
+
+from models import full_text
+from models.prepared import Prepared
+from models.tables import messages, search_progress, tool_usages
+
+_ENTRIES, _CHARACTERS = 500, 500_000
+"""A slice: some ten milliseconds of work."""
+
+_TEXTS = {
+    messages: (messages.c.content, messages.c.parts),
+    tool_usages: (tool_usages.c.arguments, tool_usages.c.result, tool_usages.c.error),
+}
+
+
+def _indexed(entries: str) -> Any:
+    return select(search_progress.c.indexed_key).where(search_progress.c.entries == entries).scalar_subquery()
+
+
+def _newest(key: Any) -> Any:
+    return select(func.coalesce(func.max(key), 0)).scalar_subquery()
+
+
+def _next(entries: Any) -> Prepared:
+    lengths = (func.coalesce(func.length(type_coerce(text, Text)), 0) for text in _TEXTS[entries])
+    size: Any = sum(lengths, start=entries.c.key * 0)
+    of_entries = entries.c.key > _indexed(entries.name)
+    return Prepared(select(entries.c.key, size).where(of_entries).order_by(entries.c.key).limit(_ENTRIES))
+
+
+_IS_COMPLETE = Prepared(select(and_(*(_newest(each.c.key) <= _indexed(each.name) for each in _TEXTS))))
+_NEXT = {entries.name: _next(entries) for entries in _TEXTS}
+_ADD = full_text.add_statements()
+_ADVANCE = Prepared(
+    update(search_progress)
+    .where(search_progress.c.entries == bindparam("of_entries"))
+    .values(indexed_key=bindparam("last"))
+)
+
+
+def is_complete(connection: Connection) -> bool:
+    """Tell whether every entry is indexed."""
+    row = _IS_COMPLETE.first(connection, {})
+    return row is not None and bool(row[0])
+
+
+def index_some(connection: Connection) -> bool:
+    """Index the next slice of messages, and of tool usages; tell whether every entry is indexed after it."""
+    are_complete = [_index_some(connection, entries.name) for entries in _TEXTS]
+    return all(are_complete)
+
+
+def _index_some(connection: Connection, entries: str) -> bool:
+    found = _NEXT[entries].rows(connection, {})
+    if not found:
+        return True
+    taken, characters = 0, 0
+    for _, size in found:
+        taken, characters = taken + 1, characters + size
+        if characters >= _CHARACTERS:
+            break
+    first, last = found[0][0] - 1, found[taken - 1][0]
+    connection.exec_driver_sql(_ADD[entries], (first, last))
+    _ADVANCE.run(connection, {"of_entries": entries, "last": last})
+    return taken == len(found) < _ENTRIES
