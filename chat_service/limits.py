@@ -36,12 +36,13 @@ class Limits:
         if len(messages) > MAX_BATCH:
             raise TooLarge(f"messages holds {len(messages)} messages, at most {MAX_BATCH} fit in one call: split it.")
         for index, message in enumerate(messages):
-            place = f"messages[{index}]."
-            self._check_text(f"{place}content", message.content, self.content)
+            if _exceeds(message.content, self.content):
+                raise _too_large(f"messages[{index}].content", self.content)
             if message.parts:
                 parts = [part.model_dump() for part in message.parts]
-                self._check_json(f"{place}parts", parts, self.content)
-            self.check_metadata(f"{place}metadata", message.message_metadata)
+                self._check_json(f"messages[{index}].parts", parts, self.content)
+            if message.message_metadata is not None:
+                self.check_metadata(f"messages[{index}].metadata", message.message_metadata)
 
     def check_tool_usage(self, usage: NewToolUsage) -> None:
         """Raise TooLarge, naming the field."""
@@ -59,6 +60,14 @@ class Limits:
         self._check_text(field, to_json(value), limit)
 
     def _check_text(self, field: str, value: str, limit: int) -> None:
-        # A character is one to four bytes: most texts need no encoding to be judged.
-        if len(value) > limit or (len(value) * 4 > limit and len(value.encode()) > limit):
-            raise TooLarge(f"{field} is larger than {limit} bytes: split it into several, in order.")
+        if _exceeds(value, limit):
+            raise _too_large(field, limit)
+
+
+def _exceeds(value: str, limit: int) -> bool:
+    # A character is one to four bytes: most texts need no encoding to be judged.
+    return len(value) * 4 > limit and (len(value) > limit or len(value.encode()) > limit)
+
+
+def _too_large(field: str, limit: int) -> TooLarge:
+    return TooLarge(f"{field} is larger than {limit} bytes: split it into several, in order.")

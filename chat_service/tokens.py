@@ -14,8 +14,8 @@ from models.text import to_json
 TokenCounter = Callable[[str], int]
 
 _SCALE = 20
+_LETTERS, _LETTER_WEIGHT = b"abcdefghijklmnopqrstuvwxyz", 5
 _ASCII = (
-    (b"abcdefghijklmnopqrstuvwxyz", b"l", 5),
     (b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"u", 18),
     (b"0123456789", b"d", 16),
     (b" ", b"s", 4),
@@ -36,14 +36,15 @@ _LONG_WORD, _LONG_WORD_WEIGHT = 8, 7
 
 def estimate_tokens(text: str) -> int:
     """Return about how many tokens a text takes, rather more than fewer; 0 for an empty text alone."""
-    kinds = text.encode().translate(_KINDS)
-    letters = kinds.count(b"l")
+    encoded = text.encode()
+    kinds = encoded.translate(_KINDS, _LETTERS)
+    letters = len(encoded) - len(kinds)
     total = others = 0
     for kind, weight in _WEIGHTS:
         count = kinds.count(kind)
         total += count * weight
         others += count
-    total += letters * _ASCII[0][2] + max(0, letters - _LONG_WORD * (others + 1)) * _LONG_WORD_WEIGHT
+    total += letters * _LETTER_WEIGHT + max(0, letters - _LONG_WORD * (others + 1)) * _LONG_WORD_WEIGHT
     return -(-total // _SCALE)
 
 
@@ -68,4 +69,4 @@ def _kinds() -> bytes:
 
 
 _KINDS = _kinds()
-_WEIGHTS = (*((kind, weight) for _, kind, weight in (*_ASCII[1:], *_LEADING)), _PUNCTUATION)
+_WEIGHTS = (*((kind, weight) for _, kind, weight in (*_ASCII, *_LEADING)), _PUNCTUATION)

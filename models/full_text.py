@@ -13,6 +13,7 @@ every character of a script that puts no spaces between words standing alone; `p
 
 import json
 import re
+import string
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,9 +32,11 @@ _ALONE = (
 )
 STANDS_ALONE = re.compile(f"[{_ALONE}]")
 _JSON_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{4}|.)")
-_RUN = re.compile("[A-Za-z0-9]+")
+_IN_RUN = frozenset(string.ascii_letters + string.digits)
+_RUN, _RUN_END = re.compile("[A-Za-z0-9]+"), re.compile("[^A-Za-z0-9]")
 _PIECE = re.compile(r"[A-Z]+(?![a-z])[0-9]*|[A-Z]?[a-z]+[0-9]*|[0-9]+")
-_HAS_CAMEL = re.compile("[a-z0-9][A-Z]|[A-Z]{2}[a-z]")
+_CAMEL = re.compile("[A-Z](?:(?<=[a-z0-9][A-Z])|(?=[A-Z][a-z]))")
+"""A capital after a small letter or digit, or before another and a small one: `re` is fast at seeking a capital."""
 _LONGEST_NAME = 64
 _SPOKEN_PARTS = frozenset({"text", "reasoning"})
 
@@ -151,7 +154,8 @@ def has_words(text: str) -> bool:
 
 def pieces_of(word: str) -> list[str]:
     """Return the parts of a camelCase name; of another word, itself."""
-    return _PIECE.findall(word) if _RUN.fullmatch(word) and _is_camel(word) else [word]
+    is_name = len(word) <= _LONGEST_NAME and _RUN.fullmatch(word) and _CAMEL.search(word)
+    return _PIECE.findall(word) if is_name else [word]
 
 
 def user_mark(user_key: int) -> str:
@@ -219,14 +223,18 @@ def _alone(text: str) -> str:
 
 
 def _pieces(text: str) -> str:
-    if _HAS_CAMEL.search(text) is None:
-        return ""
-    return f" {BARRIER} ".join(" ".join(_PIECE.findall(run)) for run in _RUN.findall(text) if _is_camel(run))
-
-
-def _is_camel(run: str) -> bool:
-    # What is longer is no name that anybody gave, but encoded bytes.
-    return len(run) <= _LONGEST_NAME and _HAS_CAMEL.search(run) is not None
+    names = []
+    begin = 0
+    while camel := _CAMEL.search(text, begin):
+        start = camel.start()
+        while start > begin and text[start - 1] in _IN_RUN:
+            start -= 1
+        end = _RUN_END.search(text, start)
+        begin = end.start() if end else len(text)
+        # What is longer is no name that anybody gave, but encoded bytes.
+        if begin - start <= _LONGEST_NAME:
+            names.append(" ".join(_PIECE.findall(text, start, begin)))
+    return f" {BARRIER} ".join(names)
 
 
 def _term(term: Term) -> str:

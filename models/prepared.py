@@ -45,7 +45,10 @@ class Prepared:
     def run(self, connection: Connection, *rows: Mapping[str, Any]) -> None:
         """Run it once for each mapping of parameters."""
         raw = self._ready(connection)
-        raw.executemany(self._sql, [self._values(row) for row in rows])
+        if len(rows) == 1:
+            raw.execute(self._sql, self._values(rows[0]))
+        else:
+            raw.executemany(self._sql, [self._values(row) for row in rows])
 
     def _ready(self, connection: Connection) -> Any:
         if not self._sql:

@@ -212,8 +212,11 @@ class SqliteConnection:
 
     # What follows runs on the thread.
 
-    def run_group(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Run units in one transaction and commit them together; each outcome is that unit's own."""
+    def run_group(self, jobs: Sequence[Job], *, savepoints: bool = False) -> list[Outcome]:
+        """Run units in one transaction and commit them together; each outcome is that unit's own.
+
+        Savepoints are made only where one of several units has failed with something written: then all run again.
+        """
         latest = max(job.deadline for job in jobs)
         try:
             self._begin("IMMEDIATE", latest)
@@ -222,13 +225,18 @@ class SqliteConnection:
         outcomes: list[Outcome] = []
         alone = len(jobs) == 1
         for job in jobs:
-            outcomes.append(self._run_guarded(job, savepoint=not alone))
+            changes = self._raw.total_changes
+            outcome = self._run_guarded(job, savepoint=savepoints)
+            outcomes.append(outcome)
             if not self._raw.in_transaction:
                 # SQLite itself rolled everything back (full, input/output error, interrupt); a unit that caught the
                 # error has stored nothing all the same.
                 if alone:
                     return outcomes if outcomes[0].error else [Outcome(error=Unavailable(_ROLLED_BACK))]
                 return [outcome for each in jobs for outcome in self.run_group([each])]
+            if outcome.error is not None and not alone and not savepoints and self._raw.total_changes != changes:
+                self._rollback()
+                return self.run_group(jobs, savepoints=True)
         if all(outcome.error is not None for outcome in outcomes):
             self._rollback()
             return outcomes

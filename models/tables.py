@@ -123,7 +123,8 @@ def _key() -> Column[int]:
 
 
 def _one_of(column: str, *values: str) -> CheckConstraint:
-    return CheckConstraint(f"{column} IN ({', '.join(repr(value) for value in values)})", name=column)
+    # Not IN: for more than two values SQLite builds a table of them at each insert, which costs half of the insert.
+    return CheckConstraint(" OR ".join(f"{column} = {value!r}" for value in values), name=column)
 
 
 users = Table(

@@ -292,7 +292,7 @@ READ_STATEMENTS: dict[str, tuple[int, Arguments]] = {
     "summarize_tool_usage": (3, {}),
 }
 READ_STATEMENTS_OF_A_USER: dict[str, tuple[int, Arguments]] = {
-    "search_history": (5, {"query": "number", "limit": 20}),
+    "search_history": (6, {"query": "number", "limit": 20}),
     "get_user": (1, {}),
     "get_user_sessions": (1, {"limit": 500}),
     "find_sessions": (1, {"text": "0", "limit": 500}),
@@ -310,6 +310,7 @@ async def test_reading_takes_a_fixed_number_of_statements_for_10_and_for_10_000_
         for entries in (10, 10_000):
             session_id = await new_session(service, user_id)
             await fill(service, user_id, session_id, entries)
+            await database.index()
             for name, (expected, arguments) in READ_STATEMENTS.items():
                 statements.clear()
                 await getattr(service, name)(user_id, session_id, **arguments)
