@@ -16,7 +16,6 @@ from chat_service.messages import (
     INHERITED_MESSAGE_COLUMNS,
     MESSAGE_COLUMNS,
     check_one_edge,
-    entry_parameters,
 )
 from chat_service.paging import END, check_limit, check_seq
 from chat_service.previews import read_previews
@@ -76,7 +75,7 @@ def get_range(
     connection: Connection, user_id: UserId, session_id: SessionId, timeline: Timeline, low: int, high: int
 ) -> list[MessageDict | ToolUsageDict]:
     """Return the entries after seq `low` up to seq `high`, oldest first, in two statements."""
-    parameters = entry_parameters(user_id, session_id) | {"low": low, "high": high}
+    parameters: dict[str, Any] = {"user_id": user_id, "session_id": session_id, "low": low, "high": high}
     said = read_entries(connection, MessageDict, _MESSAGES, timeline, parameters)
     done = read_entries(connection, ToolUsageDict, _TOOL_USAGES, timeline, parameters)
     return sorted([*said, *done], key=_seq)

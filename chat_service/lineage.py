@@ -24,12 +24,13 @@ from sqlalchemy import (
     case,
     func,
     literal,
+    null,
     select,
 )
 
 from chat_service.paging import END
 from chat_service.sessions import Timeline
-from models.ids import entry_id
+from models.ids import SessionId, UserId, entry_id
 from models.prepared import Prepared
 from models.rows import all_rows
 from models.tables import chat_sessions
@@ -40,6 +41,8 @@ LOW = bindparam("low", type_=BigInteger)
 HIGH = bindparam("high", type_=BigInteger)
 PAGE_SIZE = bindparam("page_size", type_=BigInteger)
 SESSION_KEY = bindparam("session_key", type_=BigInteger)
+NAMED_LATER = null()
+"""A column that `name_entries` sets."""
 
 
 def _lesser(one: Any, other: Any) -> ColumnElement[int]:
@@ -154,12 +157,17 @@ def read_entries(
 ) -> list[Shape]:
     """Run the statement that the window of these parameters needs, and return its rows as dicts."""
     window = parameters | {"session_key": timeline.session_key}
-    if parameters["low"] >= timeline.inherited:
-        return all_rows(connection, shape, statements.own, window)
-    entries = all_rows(connection, shape, statements.through, window)
-    named: Any = entries
-    for entry in named:
-        if "id" in entry:
-            # The public form of a session's id is made outside the database.
-            entry["id"] = entry_id(entry["session_id"], entry["seq"])
+    is_own = parameters["low"] >= timeline.inherited
+    entries = all_rows(connection, shape, statements.own if is_own else statements.through, window)
+    if "id" in shape.__annotations__:
+        name_entries(entries, parameters["user_id"], parameters["session_id"] if is_own else None)
     return entries
+
+
+def name_entries(entries: Sequence[Any], user_id: UserId, session_id: SessionId | None = None) -> None:
+    """Set what of entries is the same in all or made of the rest, and so not read: user, session if given, and id."""
+    for entry in entries:
+        entry["user_id"] = user_id
+        if session_id is not None:
+            entry["session_id"] = session_id
+        entry["id"] = entry_id(entry["session_id"], entry["seq"])

@@ -3,20 +3,22 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, String, bindparam, cast, select, update
+from sqlalchemy import Connection, bindparam, select, update
 from typing_extensions import TypedDict
 
 from chat_service.lineage import (
     LINEAGE,
+    NAMED_LATER,
     PAGE_SIZE,
     Statements,
     inherited,
     last_inherited,
+    name_entries,
     read_entries,
     within,
 )
 from chat_service.paging import END, check_limit, check_seq
-from chat_service.sessions import ACTING_USER, OWNED, Timeline, check_ids, digest_of, get_timeline
+from chat_service.sessions import OWNED, Timeline, check_ids, digest_of, get_timeline
 from chat_service.timeline import Keyed, claim, find_replay
 from chat_service.tokens import count_message
 from chat_service.work import Work
@@ -26,9 +28,7 @@ from models.inputs import KeptPart, NewMessage, ToolCallPart
 from models.prepared import Prepared, prepared_insert
 from models.rows import all_rows, columns
 from models.shapes import MessageDict, MessagePageDict
-from models.tables import PublicId, chat_sessions, messages, tool_call_references, tool_usages
-
-SESSION = bindparam("session_id", type_=PublicId)
+from models.tables import chat_sessions, messages, tool_call_references, tool_usages
 
 
 class _Seq(TypedDict):
@@ -38,17 +38,17 @@ class _Seq(TypedDict):
 MESSAGE_COLUMNS = columns(
     MessageDict,
     messages,
-    id=bindparam("id_prefix", type_=String) + cast(messages.c.seq, String),
-    session_id=SESSION,
-    user_id=ACTING_USER,
+    id=NAMED_LATER,
+    session_id=NAMED_LATER,
+    user_id=NAMED_LATER,
     message_type=messages.c.role,
 )
 INHERITED_MESSAGE_COLUMNS = columns(
     MessageDict,
     messages,
-    id=cast(messages.c.seq, String),
+    id=NAMED_LATER,
     session_id=LINEAGE.c.session_id,
-    user_id=ACTING_USER,
+    user_id=NAMED_LATER,
     message_type=messages.c.role,
 )
 _BY_SEQ = (
@@ -88,11 +88,6 @@ _JOIN_USAGES = Prepared(
 )
 
 
-def entry_parameters(user_id: UserId, session_id: SessionId) -> dict[str, str]:
-    """Return the parameters that columns of entries need; raises Invalid where an id cannot be one."""
-    return check_ids(user_id, session_id) | {"id_prefix": f"{session_id}:"}
-
-
 def add(
     work: Work,
     user_id: UserId,
@@ -110,8 +105,10 @@ def add(
     _check_keys(keyed)
     seqs = find_replay(work.connection, user_id, session_id, "message", keyed)
     if seqs is not None:
-        parameters = entry_parameters(user_id, session_id) | {"seqs": seqs}
-        stored = {message["seq"]: message for message in all_rows(work.connection, MessageDict, _BY_SEQ, parameters)}
+        parameters = check_ids(user_id, session_id) | {"seqs": seqs}
+        found = all_rows(work.connection, MessageDict, _BY_SEQ, parameters)
+        name_entries(found, user_id, session_id)
+        stored = {message["seq"]: message for message in found}
         return [stored[seq] for seq in seqs]
     for message in new_messages:
         edited = message.replaces_seq
@@ -155,7 +152,7 @@ def get_page(
     """
     check_limit(limit)
     check_one_edge(before_seq, after_seq)
-    parameters: dict[str, Any] = entry_parameters(user_id, session_id)
+    parameters: dict[str, Any] = check_ids(user_id, session_id)
     timeline = get_timeline(connection, user_id, session_id)
     forward = after_seq is not None
     parameters |= {"page_size": limit + 1, "low": after_seq or 0, "high": (before_seq or END) - 1}

@@ -2,22 +2,24 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, String, bindparam, case, cast, func, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, func, select, update
 from typing_extensions import TypedDict
 
 from chat_service.events import Event
 from chat_service.lineage import (
     LINEAGE,
+    NAMED_LATER,
     Statements,
     inherited,
     known_here,
     last_inherited,
+    name_entries,
     read_entries,
     within,
 )
-from chat_service.messages import SESSION, entry_parameters, is_message
+from chat_service.messages import is_message
 from chat_service.paging import END, check_filters, check_limit, make_cursor, read_cursor
-from chat_service.sessions import ACTING_USER, OWNED, Timeline, digest_of, get_timeline
+from chat_service.sessions import OWNED, Timeline, check_ids, digest_of, get_timeline
 from chat_service.timeline import Keyed, claim, find_replay
 from chat_service.tokens import count_tool_usage
 from chat_service.users import USER_KEY, check_user_id, get_user_key
@@ -33,16 +35,16 @@ from models.tables import chat_sessions, tool_call_references, tool_usages
 TOOL_USAGE_COLUMNS = columns(
     ToolUsageDict,
     tool_usages,
-    id=bindparam("id_prefix", type_=String) + cast(tool_usages.c.seq, String),
-    session_id=SESSION,
-    user_id=ACTING_USER,
+    id=NAMED_LATER,
+    session_id=NAMED_LATER,
+    user_id=NAMED_LATER,
 )
 INHERITED_TOOL_USAGE_COLUMNS = columns(
     ToolUsageDict,
     tool_usages,
-    id=cast(tool_usages.c.seq, String),
+    id=NAMED_LATER,
     session_id=LINEAGE.c.session_id,
-    user_id=ACTING_USER,
+    user_id=NAMED_LATER,
     message_seq=known_here(tool_usages.c.message_seq),
 )
 _BY_SEQ = (
@@ -89,8 +91,10 @@ def add(
     keyed = Keyed(usage.idempotency_key, None if usage.idempotency_key is None else digest_of(usage))
     seqs = find_replay(work.connection, user_id, session_id, "tool_usage", [keyed])
     if seqs is not None:
-        parameters = entry_parameters(user_id, session_id) | {"seq": seqs[0]}
-        return all_rows(work.connection, ToolUsageDict, _BY_SEQ, parameters)[0]
+        parameters = check_ids(user_id, session_id) | {"seq": seqs[0]}
+        found = all_rows(work.connection, ToolUsageDict, _BY_SEQ, parameters)
+        name_entries(found, user_id, session_id)
+        return found[0]
     message_seq = usage.message_seq
     if message_seq is not None and not is_message(work.connection, user_id, session_id, message_seq):
         raise Invalid("message_seq is not the seq of an earlier message of this session.")
@@ -176,6 +180,7 @@ def list_tool_usage(
     of = ("tool_usages", user_id, session_id, tool_name, status)
     before = read_cursor(cursor, *of)
     filters = _filters(tool_name, status)
+    timeline: Timeline | None = None
     if session_id is None:
         check_user_id(user_id)
         parameters: dict[str, Any] = {"user_id": user_id}
@@ -183,9 +188,9 @@ def list_tool_usage(
         shape = columns(
             ToolUsageDict,
             tool_usages,
-            id=cast(tool_usages.c.seq, String),
+            id=NAMED_LATER,
             session_id=chat_sessions.c.id,
-            user_id=ACTING_USER,
+            user_id=NAMED_LATER,
         )
         page = select(newest, *shape).join(chat_sessions, chat_sessions.c.key == tool_usages.c.session_key)
         page = page.where(chat_sessions.c.user_key == USER_KEY, *_equal(filters))
@@ -194,7 +199,7 @@ def list_tool_usage(
     else:
         timeline = get_timeline(connection, user_id, session_id)
         window = {"session_key": timeline.session_key, "low": 0, "high": (before or END) - 1}
-        parameters = entry_parameters(user_id, session_id) | window | {"page_size": limit + 1}
+        parameters = check_ids(user_id, session_id) | window | {"page_size": limit + 1}
         newest = tool_usages.c.seq
         page = (
             select(newest, *INHERITED_TOOL_USAGE_COLUMNS).select_from(last_inherited(tool_usages, filters=filters))
@@ -204,9 +209,7 @@ def list_tool_usage(
     records, last = page_rows(connection, ToolUsageDict, page.order_by(newest.desc()), limit, parameters)
     if not records and session_id is None:
         get_user_key(connection, user_id)
-    for record in records:
-        # The public form of a session's id is made outside the database.
-        record["id"] = entry_id(record["session_id"], record["seq"])
+    name_entries(records, user_id, None if timeline is None or timeline.inherited else session_id)
     return {"tool_usages": records, "next_cursor": None if last is None else make_cursor(last, *of)}
 
 
@@ -224,6 +227,7 @@ def summarize(
     duration = func.coalesce(func.sum(tool_usages.c.duration_ms), 0.0)
     found = select().select_from(tool_usages)
     parameters: dict[str, Any] = {"user_id": user_id}
+    timeline: Timeline | None = None
     if session_id is None:
         check_user_id(user_id)
         joined = chat_sessions.c.key == tool_usages.c.session_key

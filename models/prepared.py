@@ -37,6 +37,17 @@ class Prepared:
                     row[index] = convert(row[index])
         return rows
 
+    def dicts(self, connection: Connection, names: Sequence[str], parameters: Mapping[str, Any]) -> list[Any]:
+        """Run it and return its rows as dicts of these names."""
+        raw = self._ready(connection)
+        found = [dict(zip(names, row, strict=True)) for row in raw.execute(self._sql, self._values(parameters))]
+        for index, convert in self._out:
+            name = names[index]
+            for row in found:
+                if row[name] is not None:
+                    row[name] = convert(row[name])
+        return found
+
     def first(self, connection: Connection, parameters: Mapping[str, Any]) -> list[Any] | None:
         """Run it and return the first row, or None."""
         rows = self.rows(connection, parameters)

@@ -28,7 +28,7 @@ def all_rows(
 ) -> list[Shape]:
     """Run a query whose columns are those of the shape, and return its rows as dicts."""
     if isinstance(query, Prepared):
-        return _dicts(shape, query.rows(connection, parameters or {}))
+        return query.dicts(connection, tuple(shape.__annotations__), parameters or {})
     return _dicts(shape, connection.execute(query, parameters).fetchall())
 
 

@@ -252,9 +252,8 @@ class SqliteConnection:
     def index_when_due(self) -> None:
         """Index what is new if much has been written; what cannot be indexed now is left to the next time."""
         while self._raw.total_changes - self._indexed_at >= _CHANGES_UNTIL_INDEXED:
-            (outcome,) = self.run_group([Job(indexing.index_some, time.monotonic() + _COMMIT_SECONDS)])
             self._indexed_at += _CHANGES_UNTIL_INDEXED
-            if outcome.error is not None or outcome.result:
+            if self._is_all_indexed():
                 self._indexed_at = self._raw.total_changes
 
     def run_read(self, job: Job) -> Any:
@@ -278,6 +277,16 @@ class SqliteConnection:
         except Exception as error:
             raise self.to_answer(error) from None
         return int(version)
+
+    def _is_all_indexed(self) -> bool:
+        try:
+            if indexing.is_complete(self._connected):
+                return True
+        except Exception:
+            # Whatever it is, the next append will meet it, and tell.
+            return True
+        (outcome,) = self.run_group([Job(indexing.index_some, time.monotonic() + _COMMIT_SECONDS)])
+        return outcome.error is not None or bool(outcome.result)
 
     def _run_guarded(self, job: Job, *, savepoint: bool) -> Outcome:
         if time.monotonic() > job.deadline:

@@ -105,13 +105,13 @@ def hear(service: ChatService) -> list[Event]:
     return heard
 
 
-_INDEXING = re.compile(r"INSERT INTO \w+_search\(|UPDATE search_progress|SELECT \w+\.\"key\".*indexed_key", re.DOTALL)
+_INDEXING = re.compile(r"INSERT INTO \w+_search\(|UPDATE search_progress|SELECT .*search_progress", re.DOTALL)
 
 
 class _Noting:
     """A driver's connection that notes what is run on it, once however many rows it is run for.
 
-    The writer's indexing is left out: it belongs to no unit, and comes when it comes.
+    What has to do with how far the index is comes when it comes, and is left out.
     """
 
     def __init__(self, raw: Any, statements: list[str]) -> None:
