@@ -30,6 +30,8 @@ _LINE_END = re.compile("\r\n|[\n\r\v\f\x85\u2028\u2029]")
 _DETAILED_AT_MOST = 50
 _LONGEST_DETAIL = 2_500
 _TEXTS = frozenset({"content", "parts", "arguments", "result", "error", "metadata"})
+_SAID = frozenset({"seq", "role", "content", "parts"})
+_LENGTHS = {f"{name}_length": name for name in _TEXTS}
 
 
 class HistoryEntry(TypedDict):
@@ -212,10 +214,10 @@ def _window_reply(
 def concise(entry: MessagePreviewDict | ToolUsagePreviewDict) -> dict[str, Any]:
     """Return the beginning of an entry as tools show it; a length is told only where the text is cut."""
     fields = without_nulls(entry)
-    for name in _TEXTS:
+    for length in _LENGTHS.keys() & fields.keys():
         # The length is told only where the text is cut.
-        if fields.get(f"{name}_length") == len(fields.get(name, "")):
-            fields.pop(f"{name}_length", None)
+        if fields[length] == len(fields[_LENGTHS[length]]):
+            del fields[length]
     if "message_type" in fields:
         fields = {"seq": fields.pop("seq"), "role": fields.pop("message_type"), **fields}
         if fields["kind"] == "message":
@@ -225,15 +227,16 @@ def concise(entry: MessagePreviewDict | ToolUsagePreviewDict) -> dict[str, Any]:
 
 def line_of(entry: dict[str, Any]) -> str:
     """Write an entry as text, indented so that no line of it can pass for the beginning of another."""
-    rest = dict(entry)
-    seq = rest.pop("seq")
-    if "role" in rest:
-        role, parts = rest.pop("role"), rest.pop("parts", None)
+    seq = entry["seq"]
+    if "role" in entry:
         # Indented, so that no line of stored text can pass for the beginning of an entry.
-        content: str = rest.pop("content")
+        content: str = entry["content"]
         if not content.isprintable():
             content = _LINE_END.sub(r"\g<0>    ", content)
-        return f"[{seq}] {role}: {content}{'' if parts is None else f' {parts}'}{_marks(rest)}"
+        parts = f" {entry['parts']}" if "parts" in entry else ""
+        rest = {name: value for name, value in entry.items() if name not in _SAID}
+        return f"[{seq}] {entry['role']}: {content}{parts}{_marks(rest)}"
+    rest = {name: value for name, value in entry.items() if name != "seq"}
     tool_name, arguments, status = to_value(rest.pop("tool_name")), rest.pop("arguments"), rest.pop("status")
     result = rest.pop("result", None)
     return f"[{seq}] tool {tool_name} {arguments} {status}{'' if result is None else f': {result}'}{_marks(rest)}"
