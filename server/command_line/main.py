@@ -8,7 +8,19 @@ import typer
 from pydantic import ValidationError
 
 from models.errors import ChatError
-from server.command_line import config, database, demo, exports, imports, record, search, sessions, upstream, usage, users
+from server.command_line import (
+    config,
+    database,
+    demo,
+    exports,
+    imports,
+    record,
+    search,
+    sessions,
+    upstream,
+    usage,
+    users,
+)
 from server.command_line.terminal import complain
 from server.errors import explain_arguments
 

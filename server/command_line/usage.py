@@ -16,7 +16,6 @@ from server.record import Caller
 
 _PIPED_WIDTH = 1_000
 _NAME_WIDTH = 60
-_COUNTS = ("messages", "without_figures", "input_tokens", "output_tokens")
 
 Row = tuple[str, ...]
 
@@ -46,13 +45,14 @@ def usage(
     if by == "tool":
         calls = as_local_user(tools)
         found: Any = calls
-        heading, rows = ("tool", *_TOOL_HEADING), [_tool_row(tool) for tool in calls["tools"]]
+        heading: Row = ("tool", *_TOOL_HEADING)
+        rows = [_tool_row(tool) for tool in calls["tools"]]
         total: Row = ("all", str(calls["calls"]), str(calls["errors"]), str(calls["unknown"]), "", "", "", "")
         left_out = calls["left_out"]
     else:
         found = costs = as_local_user(tokens)
         heading, rows = (by, *_TOKEN_HEADING), [_token_row(each) for each in costs["totals"]]
-        total = ("all", *(f"{costs[name]:,}" for name in _COUNTS))
+        total = ("all", *_counts(costs))
         left_out = costs["left_out"]
     if as_json:
         say_json(found)
@@ -79,7 +79,12 @@ def _moment(name: str, text: str | None, zone: timezone) -> datetime | None:
 
 
 def _token_row(total: TokenTotalDict) -> Row:
-    return (_name(total["name"] or "unknown"), *(f"{total[name]:,}" for name in _COUNTS))
+    return (_name(total["name"] or "unknown"), *_counts(total))
+
+
+def _counts(of: TokenSummaryDict | TokenTotalDict) -> Row:
+    counts = (of["messages"], of["without_figures"], of["input_tokens"], of["output_tokens"])
+    return tuple(f"{count:,}" for count in counts)
 
 
 def _tool_row(total: ToolTotalDict) -> Row:

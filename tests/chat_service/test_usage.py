@@ -1,6 +1,7 @@
 """Usage: what answers cost and which tools were called, each entry counted once, held against plain Python."""
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from chat_service.service import ChatService
 from models.database import Database
-from models.errors import Invalid, NotFound
+from models.errors import ChatError, Invalid, NotFound
 from models.ids import SessionId, UserId, new_id
 from models.inputs import NewMessage, TimeRange, Usage
 from tests.chat_service.summaries import summary_of_tokens, summary_of_tools
@@ -86,12 +87,8 @@ class _World:
         self._take("start", 0, 0)
 
     def take(self, step: tuple[str, int, Any]) -> None:
-        from models.errors import ChatError
-
-        try:
+        with suppress(ChatError):
             self._take(*step)
-        except ChatError:
-            pass
 
     def own_entries(self) -> list[Any]:
         """Return each entry once: what a session shows of another one is that one's."""
@@ -265,17 +262,32 @@ async def test_a_range_has_its_beginning_and_not_its_end(database: Database) -> 
 async def test_what_cannot_be_is_refused_by_name(service: ChatService, user_id: UserId) -> None:
     moment = datetime(2026, 1, 31, tzinfo=UTC)
     bad: Any = "colour"
-    with pytest.raises(Invalid, match="^by must be one of model, day, session"):
+    with pytest.raises(Invalid, match=r"^by must be one of model, day, session"):
         await service.summarize_token_usage(user_id, by=bad)
     for offset in (-721, 841, 2**70):
-        with pytest.raises(Invalid, match="^utc_offset_minutes must be between"):
+        with pytest.raises(Invalid, match=r"^utc_offset_minutes must be between"):
             await service.summarize_token_usage(user_id, utc_offset_minutes=offset)
     with pytest.raises(ValidationError, match="until is not after since"):
         TimeRange(since=moment, until=moment)
     with pytest.raises(ValidationError, match="has no time zone"):
-        TimeRange(since=datetime(2026, 1, 31))  # noqa: DTZ001
+        TimeRange(since=datetime(2026, 1, 31))
     with pytest.raises(NotFound):
         await service.summarize_token_usage(UserId(new_id()))
+
+
+async def test_percentiles_are_durations_that_were_measured_of_each_server_by_itself(
+    service: ChatService, user_id: UserId
+) -> None:
+    session_id = await new_session(service, user_id)
+    for number in range(20):
+        await service.add_tool_usage(user_id, session_id, done(duration_ms=(number * 7) % 20 + 1))
+    for status in ("unknown", "success"):
+        await service.add_tool_usage(user_id, session_id, done(status=status))
+    await service.add_tool_usage(user_id, session_id, done(server_name="files"))
+    read, of_files = (await service.summarize_tool_usage(user_id))["tools"]
+    assert (read["calls"], read["unknown"], read["total_duration_ms"]) == (22, 1, 210.0)
+    assert (read["p50_duration_ms"], read["p95_duration_ms"]) == (10.0, 19.0)
+    assert (of_files["server_name"], of_files["calls"], of_files["p50_duration_ms"]) == ("files", 1, None)
 
 
 async def test_more_models_than_fit_are_counted(service: ChatService, user_id: UserId) -> None:
