@@ -182,6 +182,9 @@ def _store_strand(work: Work, user_id: UserId, session: ImportSession, records: 
                 fresh.append(replace(record, native_id=changed_id, kind=source_records.CHANGED, entries=[]))
     appending = _Appending(work, user_id, session, tally)
     seqs = appending.append([entry for record in fresh for entry in record.entries])
+    for record in fresh:
+        if record.costs:
+            messages.note_costs(work, user_id, session.id, record.costs)
     kept: list[tuple[Record, int | None]] = []
     for record in fresh:
         became = [seqs[entry.idempotency_key] for entry in record.entries if entry.idempotency_key in seqs]

@@ -1,11 +1,12 @@
 """Messages: appended to a session's timeline, and read back in pages."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
 from typing_extensions import TypedDict
 
+from chat_service.events import Event
 from chat_service.lineage import (
     LINEAGE,
     NAMED_LATER,
@@ -24,7 +25,7 @@ from chat_service.tokens import count_message
 from chat_service.work import Work
 from models.errors import Invalid
 from models.ids import SessionId, UserId, entry_id
-from models.inputs import KeptPart, NewMessage, ToolCallPart
+from models.inputs import KeptPart, NewMessage, ToolCallPart, Usage
 from models.prepared import Prepared, prepared_insert
 from models.rows import all_rows, columns
 from models.shapes import MessageDict, MessagePageDict
@@ -86,6 +87,16 @@ _JOIN_USAGES = Prepared(
     )
     .values(message_seq=bindparam("asked_by"))
 )
+_NOTE_COST = Prepared(
+    update(messages)
+    .where(
+        messages.c.session_key == bindparam("of_session"),
+        messages.c.idempotency_key == bindparam("of_key"),
+        messages.c.author == "import",
+        messages.c.usage.is_(None),
+    )
+    .values(usage=bindparam("cost"))
+)
 
 
 def add(
@@ -126,6 +137,20 @@ def add(
         if message.parts:
             _join_tool_usages(work.connection, timeline, row["seq"], message)
     return [_shape(row, user_id, session_id) for row in rows]
+
+
+def note_costs(work: Work, user_id: UserId, session_id: SessionId, costs: Mapping[str, Usage]) -> None:
+    """Write what imported messages cost into them, by their idempotency keys, where that is not known yet.
+
+    Some sources say it after the message, perhaps when that has been imported already.
+    """
+    of_session = get_timeline(work.connection, user_id, session_id).session_key
+    rows = [
+        {"of_session": of_session, "of_key": key, "cost": usage.model_dump(exclude_none=True)}
+        for key, usage in costs.items()
+    ]
+    _NOTE_COST.run(work.connection, *rows)
+    work.tell(Event(user_id, session_id, "updated"))
 
 
 def refer_to_calls(connection: Connection, session_key: int, seq: int, parts: Iterable[KeptPart]) -> list[str]:

@@ -21,6 +21,8 @@ from chat_service import (
     runs,
     search,
     sessions,
+    token_totals,
+    tool_totals,
     tool_usage,
     users,
 )
@@ -44,6 +46,8 @@ from models.inputs import (
     RunState,
     SessionChanges,
     SessionStatus,
+    TimeRange,
+    TokenGroup,
     ToolStatus,
     UserChanges,
 )
@@ -61,6 +65,7 @@ from models.shapes import (
     SearchPageDict,
     SessionDict,
     SessionPageDict,
+    TokenSummaryDict,
     ToolSummaryDict,
     ToolUsageDict,
     ToolUsagePageDict,
@@ -217,9 +222,24 @@ class ChatService:
         session_id: SessionId | None = None,
         tool_name: str | None = None,
         status: ToolStatus | None = None,
+        times: TimeRange | None = None,
     ) -> ToolSummaryDict:
-        """Return totals by tool: of one session, or of all the user's."""
-        return await self._read(tool_usage.summarize, user_id, session_id, tool_name, status)
+        """Return totals by tool and server: of one session, or of all the user's; of calls begun in a range of time."""
+        return await self._read(tool_totals.summarize, user_id, session_id, tool_name, status, times)
+
+    async def summarize_token_usage(
+        self,
+        user_id: UserId,
+        session_id: SessionId | None = None,
+        by: TokenGroup = "model",
+        times: TimeRange | None = None,
+        utc_offset_minutes: int = 0,
+    ) -> TokenSummaryDict:
+        """Return the tokens that answers cost, by model, day or session: of one session, or of all the user's.
+
+        Days begin at midnight, so many minutes ahead of UTC.
+        """
+        return await self._read(token_totals.summarize, user_id, session_id, by, times, utc_offset_minutes)
 
     # History
 

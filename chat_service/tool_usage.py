@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, select, update
 from typing_extensions import TypedDict
 
 from chat_service.events import Event
@@ -29,7 +29,7 @@ from models.ids import SessionId, UserId, entry_id, to_timestamp
 from models.inputs import NewToolUsage, ToolStatus
 from models.prepared import prepared_insert
 from models.rows import all_rows, columns, page_rows
-from models.shapes import ToolSummaryDict, ToolTotalDict, ToolUsageDict, ToolUsagePageDict
+from models.shapes import ToolUsageDict, ToolUsagePageDict
 from models.tables import chat_sessions, tool_call_references, tool_usages
 
 TOOL_USAGE_COLUMNS = columns(
@@ -70,9 +70,6 @@ _OF_SEQ = update(tool_usages).where(
     tool_usages.c.session_key == bindparam("of_session"), tool_usages.c.seq == bindparam("of_seq")
 )
 _COMPLETE = _OF_SEQ.where(tool_usages.c.status == "unknown", tool_usages.c.origin == "import")
-
-MAX_TOTALS = 100
-"""So many tools are summarized one by one; the rest are counted."""
 
 
 def add(
@@ -211,41 +208,6 @@ def list_tool_usage(
         get_user_key(connection, user_id)
     name_entries(records, user_id, None if timeline is None or timeline.inherited else session_id)
     return {"tool_usages": records, "next_cursor": None if last is None else make_cursor(last, *of)}
-
-
-def summarize(
-    connection: Connection,
-    user_id: UserId,
-    session_id: SessionId | None = None,
-    tool_name: str | None = None,
-    status: ToolStatus | None = None,
-) -> ToolSummaryDict:
-    """Return totals by tool, of one session or of all the user's sessions; the same filters as the list."""
-    check_filters(tool_name=tool_name)
-    calls = func.count().label("calls")
-    errors = func.coalesce(func.sum(case((tool_usages.c.status == "error", 1), else_=0)), 0)
-    duration = func.coalesce(func.sum(tool_usages.c.duration_ms), 0.0)
-    found = select().select_from(tool_usages)
-    parameters: dict[str, Any] = {"user_id": user_id}
-    timeline: Timeline | None = None
-    if session_id is None:
-        check_user_id(user_id)
-        joined = chat_sessions.c.key == tool_usages.c.session_key
-        found = found.join(chat_sessions, joined).where(chat_sessions.c.user_key == USER_KEY)
-    else:
-        timeline = get_timeline(connection, user_id, session_id)
-        parameters |= {"session_key": timeline.session_key, "low": 0, "high": END}
-        found = found.select_from(inherited(tool_usages)) if timeline.inherited else found.where(within(tool_usages))
-    found = found.where(*_equal(_filters(tool_name, status)))
-    shape = columns(ToolTotalDict, tool_usages, calls=calls, errors=errors, total_duration_ms=duration)
-    by_tool = found.with_only_columns(*shape).group_by(tool_usages.c.tool_name)
-    by_tool = by_tool.order_by(calls.desc(), tool_usages.c.tool_name).limit(MAX_TOTALS)
-    totals = found.with_only_columns(calls, errors, func.count(tool_usages.c.tool_name.distinct()))
-    tools = all_rows(connection, ToolTotalDict, by_tool, parameters)
-    all_calls, all_errors, names = connection.execute(totals, parameters).one()
-    if not all_calls and session_id is None:
-        get_user_key(connection, user_id)
-    return {"calls": all_calls, "errors": all_errors, "tools": tools, "left_out": names - len(tools)}
 
 
 def _filters(tool_name: str | None, status: ToolStatus | None) -> dict[str, str]:

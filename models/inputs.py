@@ -36,6 +36,7 @@ Author = Literal["user", "agent", "import", "proxy"]
 SessionStatus = Literal["active", "archived"]
 ToolStatus = Literal["success", "error", "cancelled", "unknown"]
 RunState = Literal["running", "done", "failed"]
+TokenGroup = Literal["model", "day", "session"]
 ContextShape = Literal["own", "openai_chat", "openai_responses", "anthropic"]
 
 
@@ -183,6 +184,19 @@ KeptPart = Annotated[
     Field(discriminator="type"),
 ]
 """A part as it may be stored; a client gives none that refers to a blob, since it could name one of somebody else."""
+
+
+class TimeRange(Input):
+    """A range of time; its beginning belongs to it, its end does not, and without one it is open."""
+
+    since: Timestamp | None = None
+    until: Timestamp | None = None
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> "TimeRange":
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise ValueError("until is not after since: swap them, or leave one out")
+        return self
 
 
 class Usage(Input):

@@ -8,7 +8,7 @@ from typing import Any, Literal, final
 
 from typing_extensions import TypedDict
 
-from models.inputs import Author, ContextShape, Kind, RunState, SessionStatus, ToolStatus
+from models.inputs import Author, ContextShape, Kind, RunState, SessionStatus, TokenGroup, ToolStatus
 
 
 class UserDict(TypedDict):
@@ -261,12 +261,21 @@ class ToolUsagePageDict(TypedDict):
 
 
 class ToolTotalDict(TypedDict):
-    """How often a tool was called, how often in vain, and how long it took altogether."""
+    """How often a tool of a server was called, how often in vain, and how long it took.
+
+    `unknown` counts the calls whose end nobody saw. The median and the 95th percentile (nearest rank) are those of the
+    calls whose duration is known, None where there is none.
+    """
 
     tool_name: str
+    server_name: str | None
     calls: int
     errors: int
+    unknown: int
     total_duration_ms: float
+    p50_duration_ms: float | None
+    p95_duration_ms: float | None
+    last_used_at: str
 
 
 class ToolSummaryDict(TypedDict):
@@ -274,7 +283,33 @@ class ToolSummaryDict(TypedDict):
 
     calls: int
     errors: int
+    unknown: int
     tools: list[ToolTotalDict]
+    left_out: int
+
+
+class TokenTotalDict(TypedDict):
+    """What the answers of a model, of a day or in a session cost; of `without_figures` it is not known.
+
+    `name` is the model, None where it is not known, the day as 2026-01-31, or the session's id.
+    """
+
+    name: str | None
+    messages: int
+    without_figures: int
+    input_tokens: int
+    output_tokens: int
+
+
+class TokenSummaryDict(TypedDict):
+    """Totals of tokens, the costliest first, or the newest day; `left_out` counts the groups that did not fit."""
+
+    by: TokenGroup
+    messages: int
+    without_figures: int
+    input_tokens: int
+    output_tokens: int
+    totals: list[TokenTotalDict]
     left_out: int
 
 

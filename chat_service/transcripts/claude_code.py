@@ -170,10 +170,10 @@ class _Reader:
         if usage is None or message_id is None:
             return usage
         before = self._counted.setdefault(message_id, {})
-        more = {name: count - before.get(name, 0) for name, count in usage.model_dump(exclude_none=True).items()}
-        more = {name: count for name, count in more.items() if count > 0 or name not in before}
+        counts = usage.model_dump(exclude_none=True)
+        more = {name: max(0, count - before.get(name, 0)) for name, count in counts.items()}
         before.update({name: before.get(name, 0) + count for name, count in more.items()})
-        return Usage(**more) if more else None
+        return Usage(**more)
 
 
 def _is_prompt(record: dict[str, Any]) -> bool:

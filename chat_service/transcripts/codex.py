@@ -1,7 +1,8 @@
 """Reads a rollout of the Codex command line: one JSON object a line, as it lies under `~/.codex/sessions`.
 
 A line of type `response_item` holds an item as the Responses API knows it, and the first line says which session it is.
-Lines of other types repeat the items for the screen, or say how the turn was run: records with a reason.
+Lines of other types repeat the items for the screen, or say how the turn was run: records with a reason. One of them
+counts, after each answer, the tokens of the whole session until there: the answer cost what the count has grown by.
 """
 
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ from typing import Any
 from chat_service.transcripts.items import take_item
 from chat_service.transcripts.lines import objects_of
 from chat_service.transcripts.neutral import Conversation, Ending, Entry, Record, Source
-from chat_service.transcripts.storable import MAX_TITLE, Storable, moment_of
+from chat_service.transcripts.storable import MAX_TITLE, Storable, moment_of, usage_of
 from chat_service.transcripts.turns import Talk, Turn, key_of_line
+from models.inputs import NewMessage, Usage
 
 NOT_SAID = "not part of what was said"
 
@@ -23,6 +25,7 @@ def read_records(source: Source) -> Iterator[Record | Ending]:
     storable = Storable(source.left_out)
     talk = Talk(storable)
     conversation = Conversation(source.name)
+    costs = _Costs()
     model: str | None = None
     is_named = False
     for line, text in objects_of(source):
@@ -41,11 +44,47 @@ def read_records(source: Source) -> Iterator[Record | Ending]:
         if kind == _ITEM:
             record.kind = f"{_ITEM} {storable.line(item.get('type'), MAX_TITLE) or 'message'}"
             _take_item(talk, record, item, model)
+            costs.note(record.entries)
             is_named = is_named or bool(record.entries)
         else:
             record.reason = NOT_SAID
+            if item.get("type") == "token_count":
+                record.costs = costs.of_answer(item.get("info"))
         yield record
     yield Ending(conversation, talk.calls.waiting())
+
+
+class _Costs:
+    """What answers cost: the messages since the last count, and what had been counted until there."""
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []
+        self._counted: dict[str, int] = {}
+
+    def note(self, entries: list[Entry]) -> None:
+        """Remember the messages of an answer."""
+        for entry in entries:
+            if isinstance(entry, NewMessage) and entry.role == "assistant" and entry.idempotency_key is not None:
+                self._waiting.append(entry.idempotency_key)
+
+    def of_answer(self, info: Any) -> dict[str, Usage]:
+        """Return by message what the answer cost: all of it with its last message, which the count stands after.
+
+        A count that has not grown repeats the one before; one that shrank begins anew.
+        """
+        total = usage_of(info.get("total_token_usage")) if isinstance(info, dict) else None
+        if total is None:
+            return {}
+        counts = total.model_dump(exclude_none=True)
+        if any(count < self._counted.get(name, 0) for name, count in counts.items()):
+            self._counted = {}
+        more = {name: count - self._counted.get(name, 0) for name, count in counts.items()}
+        if not self._waiting or not any(more.values()):
+            return {}
+        nothing = Usage(**dict.fromkeys(more, 0))
+        found = dict.fromkeys(self._waiting, nothing) | {self._waiting[-1]: Usage(**more)}
+        self._counted, self._waiting = counts, []
+        return found
 
 
 def _unwrap(line: dict[str, Any]) -> tuple[dict[str, Any], Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, TextIO
 
-from models.inputs import NewMessage, NewToolUsage
+from models.inputs import NewMessage, NewToolUsage, Usage
 
 Entry = NewMessage | NewToolUsage
 
@@ -52,7 +52,8 @@ class Record:
 
     `native_id` is unique in its conversation and stays the same whenever the source is read. Where `is_node`, the
     record is one of a tree and follows the record `follows`: which branch it belongs to is decided when it is stored.
-    `reason` says why nothing became of it.
+    `reason` says why nothing became of it. `costs` says what messages before it cost, by their idempotency keys, where
+    the source tells that afterwards.
     """
 
     conversation: Conversation
@@ -65,6 +66,7 @@ class Record:
     branch: Branch | None = None
     is_node: bool = False
     follows: str | None = None
+    costs: dict[str, Usage] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,19 @@ import typer
 from pydantic import ValidationError
 
 from models.errors import ChatError
-from server.command_line import config, database, demo, exports, imports, record, search, sessions, upstream, users
+from server.command_line import (
+    config,
+    database,
+    demo,
+    exports,
+    imports,
+    record,
+    search,
+    sessions,
+    upstream,
+    usage,
+    users,
+)
 from server.command_line.terminal import complain
 from server.errors import explain_arguments
 
@@ -27,6 +39,7 @@ def build() -> typer.Typer:
     app.command("show")(sessions.show)
     app.command()(search.search)
     app.command("import")(imports.import_transcripts)
+    app.command()(usage.usage)
     app.command("export")(exports.export)
     app.command("config")(config.config)
     app.command("record", context_settings=record.RAW)(record.record)

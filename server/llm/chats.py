@@ -242,7 +242,9 @@ class Chats:
         answer = work.answer
         reasoning = [ReasoningPart(type="reasoning", content=answer.reasoning)] if answer.reasoning else []
         text = [TextPart(type="text", content=answer.text)] if answer.text and (calls or reasoning) else []
-        usage = Usage(input_tokens=answer.input_tokens, output_tokens=answer.output_tokens) if is_whole else None
+        # No answer is free of tokens: a provider that says nothing of them comes out as zero.
+        is_counted = is_whole and answer.input_tokens + answer.output_tokens > 0
+        usage = Usage(input_tokens=answer.input_tokens, output_tokens=answer.output_tokens) if is_counted else None
         return NewMessage(
             role="assistant",
             content=answer.text,

@@ -43,6 +43,16 @@ class ToolUsagePreview(TypedDict):
     created_at: str
 
 
+class ToolTotal(TypedDict):
+    """How often a tool was called, how often in error, how long altogether; the names are untrusted text."""
+
+    tool_name: str
+    server_name: str | None
+    calls: int
+    errors: int
+    total_duration_ms: float
+
+
 class ToolUsageListReply(TypedDict):
     """A page of calls, newest first; on the first page with the totals of all that fit the filters."""
 
@@ -50,7 +60,7 @@ class ToolUsageListReply(TypedDict):
     next_cursor: str | None
     calls: NotRequired[int]
     errors: NotRequired[int]
-    tools: NotRequired[list[ToolTotalDict]]
+    tools: NotRequired[list[ToolTotal]]
     more_tools: NotRequired[int]
 
 
@@ -123,11 +133,23 @@ async def list_tool_usage(
 
     def made(longest: int) -> Reply[ToolUsageListReply]:
         usages = [_preview(usage, longest) for usage in page["tool_usages"]]
-        named = [{**tool, "tool_name": shorten(tool["tool_name"], longest)} for tool in tools]
+        named = [_total(tool, longest) for tool in tools]
         listed = {"tools": named} if cursor is None else {}
         return reply({"tool_usages": usages, **listed, **heading}, to_lines(heading, [*named, *usages]))
 
     return bounded(made, _PREVIEW)
+
+
+def _total(tool: ToolTotalDict, longest: int) -> dict[str, Any]:
+    return without_nulls(
+        {
+            "tool_name": shorten(tool["tool_name"], longest),
+            "server_name": shorten(tool["server_name"], longest),
+            "calls": tool["calls"],
+            "errors": tool["errors"],
+            "total_duration_ms": tool["total_duration_ms"],
+        }
+    )
 
 
 def _preview(usage: ToolUsageDict, longest: int) -> dict[str, Any]:

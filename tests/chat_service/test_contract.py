@@ -72,6 +72,7 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "add_tool_usage": lambda world: {"session_id": world.session_id, "usage": _full_tool_usage()},
     "get_session_tool_usage": lambda world: {"session_id": world.session_id, "limit": 1},
     "summarize_tool_usage": lambda world: {"session_id": world.session_id},
+    "summarize_token_usage": lambda world: {"session_id": world.session_id, "by": "day"},
     "get_session_history": lambda world: {"session_id": world.session_id},
     "get_session_preview": lambda world: {"session_id": world.session_id},
     "get_session_entry": lambda world: {"session_id": world.session_id, "seq": 1},
@@ -289,7 +290,8 @@ READ_STATEMENTS: dict[str, tuple[int, Arguments]] = {
     "get_session_entry": (2, {"seq": 1}),
     "get_context": (8, {"token_budget": 100_000}),
     "get_session_tool_usage": (2, {"limit": 500}),
-    "summarize_tool_usage": (3, {}),
+    "summarize_tool_usage": (2, {}),
+    "summarize_token_usage": (2, {"by": "session"}),
 }
 READ_STATEMENTS_OF_A_USER: dict[str, tuple[int, Arguments]] = {
     "search_history": (5, {"query": "number", "limit": 20}),
@@ -298,7 +300,9 @@ READ_STATEMENTS_OF_A_USER: dict[str, tuple[int, Arguments]] = {
     "find_sessions": (1, {"text": "0", "limit": 500}),
     "get_active_session": (2, {}),
     "get_session_tool_usage": (1, {"limit": 500}),
-    "summarize_tool_usage": (2, {}),
+    "summarize_tool_usage": (1, {}),
+    # Of the user's own messages none is an answer: with nothing to count, it is asked whether there is such a user.
+    "summarize_token_usage": (2, {"by": "day"}),
 }
 
 

@@ -225,7 +225,8 @@ async def test_reading_a_fork_takes_as_many_statements_as_reading_any_session(da
         "get_session_preview": 3,
         "get_session_messages": 2,
         "get_session_tool_usage": 2,
-        "summarize_tool_usage": 3,
+        "summarize_tool_usage": 2,
+        "summarize_token_usage": 2,
     }
     async with Database(database_url, readers=1) as database:
         service = ChatService(database)

@@ -29,6 +29,7 @@ from models.database import Database
 from models.errors import ChatError, Conflict, Invalid, NotFound
 from models.ids import SessionId, UserId, new_id, to_timestamp
 from models.inputs import NewMessage, NewSession, NewToolUsage, NewUser, SessionChanges, ToolCallPart, UserChanges
+from tests.chat_service.summaries import summary_of_tools
 from tests.conftest import url_of
 from tests.reliability.scale import figure, is_large, patient, scale, seed
 from tests.support import TEXTS
@@ -344,21 +345,7 @@ class Model:
         ]
 
     def summary(self, user_id: str, session_id: str | None) -> Item:
-        records = self.tool_usages(user_id, session_id, None, None)
-        tools = []
-        for name in {record["tool_name"] for record in records}:
-            of_tool = [record for record in records if record["tool_name"] == name]
-            tools.append(
-                {
-                    "tool_name": name,
-                    "calls": len(of_tool),
-                    "errors": sum(record["status"] == "error" for record in of_tool),
-                    "total_duration_ms": sum(record["duration_ms"] or 0.0 for record in of_tool),
-                }
-            )
-        tools.sort(key=lambda tool: (-int(tool["calls"]), tool["tool_name"]))
-        errors = sum(record["status"] == "error" for record in records)
-        return {"calls": len(records), "errors": errors, "tools": tools, "left_out": 0}
+        return summary_of_tools(self.tool_usages(user_id, session_id, None, None))
 
     # Inside
 

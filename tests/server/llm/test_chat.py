@@ -80,6 +80,15 @@ async def test_an_answer_is_given_with_ids_usage_and_finish_reason(database_url:
     assert (stored[1]["model"], stored[1]["author"]) == (model, "proxy")
 
 
+async def test_an_answer_without_figures_is_not_stored_as_one_that_cost_nothing(database_url: str, model: str) -> None:
+    with provided(Says(["Good day."], tokens=(0, 0))) as provider:
+        async with talking(database_url, provider, model) as tools:
+            answer = await tools.answer("chat", message="Hello there")
+            stored = await entries(tools, answer["session_id"])
+    assert stored[1]["model"] == model
+    assert "usage" not in stored[1]
+
+
 async def test_a_whole_conversation_with_tools_is_stored_as_it_went_over_the_wire(
     database_url: str, tmp_path: Path, model: str
 ) -> None:

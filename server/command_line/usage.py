@@ -1,0 +1,121 @@
+"""The command that shows what answers cost and which tools were called."""
+
+from datetime import datetime, timedelta, timezone
+from typing import Annotated, Any, Literal
+
+import typer
+
+from models.errors import Invalid
+from models.ids import SessionId
+from models.inputs import TimeRange
+from models.shapes import TokenSummaryDict, TokenTotalDict, ToolSummaryDict, ToolTotalDict
+from server.command_line.local import as_local_user
+from server.command_line.sessions import AsJson
+from server.command_line.terminal import printable, say, say_json
+from server.record import Caller
+
+_PIPED_WIDTH = 1_000
+_NAME_WIDTH = 60
+
+Row = tuple[str, ...]
+
+
+def usage(
+    by: Annotated[Literal["model", "tool", "day", "session"], typer.Option(help="What the totals are of.")] = "model",
+    session: Annotated[str | None, typer.Option(help="Only this session, with what it inherits.")] = None,
+    since: Annotated[str | None, typer.Option(help="From this day or time on, such as 2026-01-31.")] = None,
+    until: Annotated[str | None, typer.Option(help="Before this day or time.")] = None,
+    utc_offset: Annotated[
+        int, typer.Option(min=-720, max=840, help="Minutes that your midnight is ahead of that of UTC.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Sum up the tokens that answers cost, by model, day or session, or the calls of each tool."""
+    zone = timezone(timedelta(minutes=utc_offset))
+    times = TimeRange(since=_moment("since", since, zone), until=_moment("until", until, zone))
+    session_id = None if session is None else SessionId(session)
+
+    async def tokens(caller: Caller) -> TokenSummaryDict:
+        group = "model" if by == "tool" else by
+        return await caller.service.summarize_token_usage(caller.user_id, session_id, group, times, utc_offset)
+
+    async def tools(caller: Caller) -> ToolSummaryDict:
+        return await caller.service.summarize_tool_usage(caller.user_id, session_id, times=times)
+
+    if by == "tool":
+        calls = as_local_user(tools)
+        found: Any = calls
+        heading: Row = ("tool", *_TOOL_HEADING)
+        rows = [_tool_row(tool) for tool in calls["tools"]]
+        total: Row = ("all", str(calls["calls"]), str(calls["errors"]), str(calls["unknown"]), "", "", "", "")
+        left_out = calls["left_out"]
+    else:
+        found = costs = as_local_user(tokens)
+        heading, rows = (by, *_TOKEN_HEADING), [_token_row(each) for each in costs["totals"]]
+        total = ("all", *_counts(costs))
+        left_out = costs["left_out"]
+    if as_json:
+        say_json(found)
+    elif not rows:
+        say("nothing counted yet" if since is until is None else "nothing counted in that time")
+    else:
+        _print_table(heading, [*rows, total])
+        if left_out:
+            say(f"{left_out} more in the last line")
+
+
+_TOKEN_HEADING = ("messages", "without figures", "input tokens", "output tokens")
+_TOOL_HEADING = ("calls", "errors", "no end", "total ms", "p50 ms", "p95 ms", "last used")
+
+
+def _moment(name: str, text: str | None, zone: timezone) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise Invalid(f"{name} is no day or time: write it like 2026-01-31 or 2026-01-31T12:00:00Z.") from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
+
+
+def _token_row(total: TokenTotalDict) -> Row:
+    return (_name(total["name"] or "unknown"), *_counts(total))
+
+
+def _counts(of: TokenSummaryDict | TokenTotalDict) -> Row:
+    counts = (of["messages"], of["without_figures"], of["input_tokens"], of["output_tokens"])
+    return tuple(f"{count:,}" for count in counts)
+
+
+def _tool_row(total: ToolTotalDict) -> Row:
+    server = total["server_name"]
+    last = datetime.fromisoformat(total["last_used_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
+    durations = (total["total_duration_ms"], total["p50_duration_ms"], total["p95_duration_ms"])
+    return (
+        _name(total["tool_name"] if server is None else f"{server}: {total['tool_name']}"),
+        *(str(count) for count in (total["calls"], total["errors"], total["unknown"])),
+        *("" if duration is None else f"{duration:,.0f}" for duration in durations),
+        last,
+    )
+
+
+def _name(text: str) -> str:
+    """Return stored text as it may stand in one line of a terminal."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= _NAME_WIDTH else f"{line[: _NAME_WIDTH - 1]}…"
+
+
+def _print_table(heading: Row, rows: list[Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH
+    table = Table(box=None, pad_edge=False)
+    for number, title in enumerate(heading):
+        table.add_column(title, no_wrap=True, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
