@@ -152,6 +152,8 @@ async def watch_statements(database: Database) -> list[str]:
 
 async def watch_commits(database: Database) -> list[str]:
     """Collect the COMMITs of the writer from now on."""
+    # What was written until now would be indexed, and committed, at some moment after it.
+    await database.index()
     commits: list[str] = []
 
     def note(statement: str) -> None:
