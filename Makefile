@@ -13,8 +13,9 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/mcp-chat-server demo
 
+# On every core; a worker that has nothing left to do takes tests from another.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -1,12 +1,13 @@
 """Chat sessions: created, found, listed, changed, deleted, each for its owner alone."""
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from sqlalchemy import (
     JSON,
     Connection,
+    Select,
     and_,
     bindparam,
     case,
@@ -51,6 +52,12 @@ _COLUMNS = columns(
 _TIMELINE = (chat_sessions.c.key, func.coalesce(chat_sessions.c.forked_from_seq, 0))
 _GET = Prepared(select(*_TIMELINE, *_COLUMNS).select_from(_WITH_PARENT).where(OWNED))
 _GET_TIMELINE = Prepared(select(*_TIMELINE).where(OWNED))
+_ALL = (
+    select(chat_sessions.c.key, *_COLUMNS)
+    .select_from(_WITH_PARENT)
+    .where(chat_sessions.c.user_key == USER_KEY)
+    .order_by(chat_sessions.c.key.desc())
+)
 _BY_IDEMPOTENCY_KEY = select(chat_sessions.c.digest, chat_sessions.c.id).where(
     chat_sessions.c.user_key == USER_KEY, chat_sessions.c.idempotency_key == bindparam("idempotency_key")
 )
@@ -186,24 +193,12 @@ def list_sessions(
     check_user_id(user_id)
     check_limit(limit)
     check_filters(query=query)
-    of = ("sessions", user_id, query, status)
-    before = read_cursor(cursor, *of)
-    page = (
-        select(chat_sessions.c.key, *_COLUMNS)
-        .select_from(_WITH_PARENT)
-        .order_by(chat_sessions.c.key.desc())
-        .where(chat_sessions.c.user_key == USER_KEY)
-    )
+    page = _ALL
     if status is not None:
         page = page.where(chat_sessions.c.status == status)
     if query:
         page = page.where(chat_sessions.c.title.icontains(query, autoescape=True))
-    if before is not None:
-        page = page.where(chat_sessions.c.key < before)
-    sessions, last = page_rows(connection, SessionDict, page, limit, {"user_id": user_id})
-    if not sessions:
-        get_user_key(connection, user_id)
-    return {"sessions": sessions, "next_cursor": None if last is None else make_cursor(last, *of)}
+    return _get_page(connection, user_id, page, limit, cursor, "sessions", user_id, query, status)
 
 
 def find_sessions(
@@ -213,24 +208,11 @@ def find_sessions(
     check_user_id(user_id)
     check_limit(limit)
     check_filters(text=text)
-    of = ("found", user_id, text)
-    before = read_cursor(cursor, *of)
     found = chat_sessions.c.title.icontains(text, autoescape=True)
     ids = ids_beginning(text)
     if ids is not None:
         found = or_(found, chat_sessions.c.id.between(*ids))
-    page = (
-        select(chat_sessions.c.key, *_COLUMNS)
-        .select_from(_WITH_PARENT)
-        .where(chat_sessions.c.user_key == USER_KEY, found)
-        .order_by(chat_sessions.c.key.desc())
-    )
-    if before is not None:
-        page = page.where(chat_sessions.c.key < before)
-    sessions, last = page_rows(connection, SessionDict, page, limit, {"user_id": user_id})
-    if not sessions:
-        get_user_key(connection, user_id)
-    return {"sessions": sessions, "next_cursor": None if last is None else make_cursor(last, *of)}
+    return _get_page(connection, user_id, _ALL.where(found), limit, cursor, "found", user_id, text)
 
 
 def update_session(work: Work, user_id: UserId, session_id: SessionId, changes: SessionChanges) -> SessionDict:
@@ -253,6 +235,18 @@ def refuse_merged(session: SessionDict) -> None:
     """Raise Conflict, naming the other, where a session's entries have gone to another session."""
     if session["merged_into"] is not None:
         raise Conflict(f"The session was merged into {session['merged_into']}: use that one, it has all entries.")
+
+
+def _get_page(
+    connection: Connection, user_id: UserId, page: Select[Any], limit: int, cursor: str | None, *of: str | None
+) -> SessionPageDict:
+    before = read_cursor(cursor, *of)
+    if before is not None:
+        page = page.where(chat_sessions.c.key < before)
+    sessions, last = page_rows(connection, SessionDict, page, limit, {"user_id": user_id})
+    if not sessions:
+        get_user_key(connection, user_id)
+    return {"sessions": sessions, "next_cursor": None if last is None else make_cursor(last, *of)}
 
 
 def _refuse_known_source(connection: Connection, user_id: UserId, new_session: NewSession) -> None:

@@ -1,6 +1,8 @@
 """What every test may use: a fresh database file, a service over it, and users to act as."""
 
+import tempfile
 from collections.abc import AsyncIterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from chat_service.service import ChatService
 from models.database import Database
 from models.ids import UserId
 from models.inputs import NewUser
+from models.sqlite import choose_library
+from models.sqlite_file import prepare
 
 
 @pytest.fixture
@@ -18,7 +22,14 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    return url_of(tmp_path / "chat.db")
+    """Name a database in which nothing is yet."""
+    return empty_database(tmp_path / "chat.db")
+
+
+@pytest.fixture
+def new_file_url(tmp_path: Path) -> str:
+    """Name a file that is not there yet, for tests of how a database comes to be."""
+    return url_of(tmp_path / "new.db")
 
 
 @pytest.fixture
@@ -44,3 +55,18 @@ async def stranger_id(service: ChatService) -> UserId:
 
 def url_of(path: Path) -> str:
     return f"sqlite+aiosqlite:///{path}"
+
+
+def empty_database(path: Path) -> str:
+    """Put an empty database of the newest schema there, a copy of one that was migrated once, and return its URL."""
+    path.touch(0o600)
+    path.write_bytes(_migrated())
+    return url_of(path)
+
+
+@cache
+def _migrated() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.db"
+        prepare(path, choose_library())
+        return path.read_bytes()

@@ -23,7 +23,7 @@ from models.database import Database
 from models.ids import SessionId, UserId, utc_now
 from models.inputs import NewMessage, NewSession, NewToolUsage, NewUser, ToolCallPart
 from models.tables import chat_sessions, metadata, search_progress
-from tests.conftest import url_of
+from tests.conftest import empty_database
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,6 +152,8 @@ async def watch_statements(database: Database) -> list[str]:
 
 async def watch_commits(database: Database) -> list[str]:
     """Collect the COMMITs of the writer from now on."""
+    # What was written until now would be indexed, and committed, at some moment after it.
+    await database.index()
     commits: list[str] = []
 
     def note(statement: str) -> None:
@@ -181,7 +183,7 @@ class Serving:
 def serving(folder: Path) -> Iterator[Serving]:
     """Open a service for a property, whose examples are plain functions that share one database."""
     with asyncio.Runner() as runner:
-        database = runner.run(Database(url_of(folder / "chat.db")).open())
+        database = runner.run(Database(empty_database(folder / "chat.db")).open())
         try:
             service = ChatService(database)
             user_id = runner.run(new_user(service))

@@ -1,5 +1,7 @@
 """The tools, one file a noun; `all_tools` names them in the order in which they are listed."""
 
+from functools import cache
+
 from server.settings import Settings
 from server.tools.binding import Tool
 
@@ -9,8 +11,9 @@ def offered_tools(settings: Settings) -> tuple[Tool, ...]:
     return tuple(tool for tool in all_tools() if tool.needs is None or getattr(settings, tool.needs) is not None)
 
 
+@cache
 def all_tools() -> tuple[Tool, ...]:
-    """Return every tool that there is."""
+    """Return every tool that there is; the same ones each time, since their schemas are made but once."""
     from server.tools import chat, context, history, messages, search, sessions, tool_usage, upstream
 
     return (

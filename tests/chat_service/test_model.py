@@ -7,7 +7,6 @@ the end. Another database is one more entry in `ENGINES`: a function that opens 
 
 import asyncio
 import itertools
-import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -30,7 +29,7 @@ from models.errors import ChatError, Conflict, Invalid, NotFound
 from models.ids import SessionId, UserId, new_id, to_timestamp
 from models.inputs import NewMessage, NewSession, NewToolUsage, NewUser, SessionChanges, ToolCallPart, UserChanges
 from tests.chat_service.summaries import summary_of_tools
-from tests.conftest import url_of
+from tests.conftest import empty_database
 from tests.reliability.scale import figure, is_large, patient, scale, seed
 from tests.support import TEXTS
 
@@ -42,15 +41,10 @@ Returned = TypeVar("Returned")
 
 @asynccontextmanager
 async def on_sqlite(folder: Path, clock: Clock) -> AsyncIterator[ChatService]:
-    """Open a service on a fresh file, a copy of one that was migrated once."""
-    template = folder / "template.db"
-    if not template.exists():
-        async with Database(url_of(template)):
-            pass
+    """Open a service on a file of its own."""
     path = folder / f"{new_id()}.db"
-    shutil.copy(template, path)
     try:
-        async with Database(url_of(path), readers=1) as database:
+        async with Database(empty_database(path), readers=1) as database:
             yield ChatService(database, clock=clock)
     finally:
         for ending in ("", "-wal", "-shm", "-journal"):

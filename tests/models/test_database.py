@@ -387,12 +387,12 @@ async def test_a_reading_caller_who_goes_leaves_the_reader_usable(database_url: 
         assert await database.read(count_users) == 0
 
 
-async def test_an_opening_that_is_cancelled_leaves_nothing_behind(database_url: str) -> None:
-    opening = asyncio.create_task(Database(database_url).open())
+async def test_an_opening_that_is_cancelled_leaves_nothing_behind(new_file_url: str) -> None:
+    opening = asyncio.create_task(Database(new_file_url).open())
     asyncio.get_running_loop().call_soon(opening.cancel)
     with pytest.raises(asyncio.CancelledError):
         await opening
-    async with Database(database_url) as database:
+    async with Database(new_file_url) as database:
         assert await database.write(adding("a")) == "a"
 
 

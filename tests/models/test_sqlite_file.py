@@ -445,34 +445,6 @@ def journal_of(path: Path) -> str:
 # Many at once
 
 
-async def test_many_processes_open_one_fresh_file_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "chat.db"
-    code = (
-        "import asyncio, sys\n"
-        "from chat_service.service import ChatService\n"
-        "from models.database import Database\n"
-        "from models.inputs import NewUser\n"
-        "async def main():\n"
-        "    async with Database(sys.argv[1]) as database:\n"
-        "        return await ChatService(database).get_or_create_user(NewUser(username='ada'))\n"
-        "print('ready', flush=True)\n"
-        "sys.stdin.readline()\n"
-        "print(asyncio.run(main())['id'])"
-    )
-    processes = [start_python(code, url_of(path)) for _ in range(8)]
-    for process in processes:
-        assert process.stdout is not None
-        assert await asyncio.to_thread(process.stdout.readline) == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert len(set(await asyncio.to_thread(finish, processes))) == 1
-    async with Database(url_of(path)) as database:
-        health = await database.health()
-    assert (health["journal_mode"], health["schema_version"]) == ("wal" if SAFE else "delete", SCHEMA_VERSION)
-
-
 async def test_many_databases_of_one_process_open_one_fresh_file_at_once(tmp_path: Path) -> None:
     databases = [Database(url_of(tmp_path / "chat.db")) for _ in range(8)]
     await asyncio.gather(*(database.open() for database in databases))

@@ -29,7 +29,7 @@ from server.settings import Settings
 from server.tools import offered_tools
 from tests.conftest import url_of
 from tests.reliability.scale import figure, is_large, patient, scale, seed
-from tests.server.support import ERAS, WAIT_SECONDS, Tools, everything, text_of, tools_of
+from tests.server.support import ERAS, WAIT_SECONDS, Tools, alternatives, everything, text_of, tools_of
 from tests.support import JSON_OBJECTS, JSON_VALUES, TEXTS
 
 pytestmark = patient
@@ -45,7 +45,7 @@ DEEP = st.integers(60, 70).map(lambda depth: _nested(depth))
 USUAL = ("content",)
 """Fields without which a call is mostly refused, though the schema does not require them."""
 
-Schema = Mapping[str, Any]
+Schema = dict[str, Any]
 
 
 WRONG_KINDS: Mapping[str, tuple[Any, ...]] = {
@@ -184,17 +184,6 @@ def objects_in(value: Any, schema: Schema, definitions: Schema) -> Iterator[tupl
     if isinstance(value, list) and "items" in kind:
         for inner in value:
             yield from objects_in(inner, kind["items"], definitions)
-
-
-def alternatives(schema: Schema, definitions: Schema) -> Iterator[Schema]:
-    """Return the schemas of which a value must fit one, references looked up."""
-    if "$ref" in schema:
-        yield from alternatives(definitions[schema["$ref"].rpartition("/")[2]], definitions)
-    elif "anyOf" in schema or "oneOf" in schema:
-        for each in schema.get("anyOf", schema.get("oneOf", ())):
-            yield from alternatives(each, definitions)
-    else:
-        yield schema
 
 
 def fits(value: Any, kind: Schema) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import url_of
+from tests.conftest import empty_database
 from tests.reliability.scale import dice, figure, patient, scale, seed
 from tests.server.support import (
     ERAS,
@@ -685,12 +685,12 @@ def memory_of(process_id: int) -> int | None:
 
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("era", ERAS)
-def test_every_frame_is_answered_once_and_the_server_lives_on(tmp_path: Path, era: str, limit: int) -> None:
+def test_every_frame_is_answered_once_and_the_server_lives_on(database_url: str, era: str, limit: int) -> None:
     seed()
     chance = dice(f"wire {era} {limit}")
     maker = Maker(chance, era)
     spoiler = Spoiler(chance, maker, limit)
-    with started(url_of(tmp_path / "chat.db"), MCP_CHAT_MAX_FRAME_BYTES=str(limit)) as server:
+    with started(database_url, MCP_CHAT_MAX_FRAME_BYTES=str(limit)) as server:
         client = Client(server, era, limit)
         client.begin()
         maker.session_id = client.check_good_calls()
@@ -717,44 +717,56 @@ def test_every_frame_is_answered_once_and_the_server_lives_on(tmp_path: Path, er
         assert after - before < GROWTH
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One process for all that a server must survive, with the smallest limit of a frame."""
+    url = empty_database(tmp_path_factory.mktemp("wire") / "chat.db")
+    with started(url, MCP_CHAT_MAX_FRAME_BYTES=str(LIMITS[0])) as server:
+        yield server
+
+
 @pytest.mark.parametrize("kept", [1, 16, 27, 30])
 def test_a_frame_too_large_is_answered_under_its_id_wherever_it_begins_in_what_is_read(
-    tmp_path: Path, kept: int
+    server: ServerProcess, kept: int
 ) -> None:
     # So many bytes of the frame come with the first chunk that is read, and the rest of it with the next.
-    limit = LIMITS[0]
-    with started(url_of(tmp_path / "chat.db"), MCP_CHAT_MAX_FRAME_BYTES=str(limit)) as server:
-        server.answer("list_sessions")
-        server.send(b"\n" * (65_536 - kept) + frame_of(tool_call(7, "start_session", title="x" * 100_000)))
-        assert server.receive()["id"] == 7
+    server.answer("list_sessions")
+    server.send(b"\n" * (65_536 - kept) + frame_of(tool_call(7, "start_session", title="x" * 100_000)))
+    assert server.receive()["id"] == 7
 
 
-def test_an_error_that_a_client_reports_without_an_id_is_not_answered(tmp_path: Path) -> None:
+def test_an_error_that_a_client_reports_without_an_id_is_not_answered(server: ServerProcess) -> None:
     # Both sides would tell each other for ever that they had not understood.
-    with started(url_of(tmp_path / "chat.db")) as server:
-        server.answer("list_sessions")
-        server.send(frame_of({"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "Parse error"}}))
-        server.answer("list_sessions")
+    server.answer("list_sessions")
+    server.send(frame_of({"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "Parse error"}}))
+    server.answer("list_sessions")
 
 
-@pytest.mark.parametrize("name", ["", "fuzz\0", "\0"], ids=repr)
-@pytest.mark.parametrize("era", ERAS)
-def test_a_client_whose_name_cannot_be_stored_can_start_a_session(tmp_path: Path, era: str, name: str) -> None:
+NAMES_THAT_CANNOT_BE_STORED = ("", "fuzz\0", "\0")
+
+
+@pytest.mark.parametrize("name", NAMES_THAT_CANNOT_BE_STORED, ids=repr)
+def test_a_client_whose_name_cannot_be_stored_can_start_a_session(server: ServerProcess, name: str) -> None:
+    call = tool_call(2, "start_session")
+    call["params"]["_meta"] = MODERN | {"io.modelcontextprotocol/clientInfo": {"name": name, "version": "1"}}
+    result = server.ask(call)["result"]
+    assert not result.get("isError"), result["content"]
+
+
+@pytest.mark.parametrize("name", NAMES_THAT_CANNOT_BE_STORED, ids=repr)
+def test_a_client_that_shakes_hands_under_such_a_name_can_start_a_session(database_url: str, name: str) -> None:
     about = {"name": name, "version": "1"}
-    with started(url_of(tmp_path / "chat.db")) as server:
+    with started(database_url) as server:
+        params = {"protocolVersion": LATEST_HANDSHAKE, "capabilities": {}, "clientInfo": about}
+        assert "result" in server.ask({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params})
         call = tool_call(2, "start_session")
-        if era == "legacy":
-            params = {"protocolVersion": LATEST_HANDSHAKE, "capabilities": {}, "clientInfo": about}
-            assert "result" in server.ask({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params})
-            del call["params"]["_meta"]
-        else:
-            call["params"]["_meta"] = MODERN | {"io.modelcontextprotocol/clientInfo": about}
+        del call["params"]["_meta"]
         result = server.ask(call)["result"]
         assert not result.get("isError"), result["content"]
 
 
-def test_calls_that_share_an_id_are_each_answered_at_the_end_of_input(tmp_path: Path) -> None:
-    with started(url_of(tmp_path / "chat.db")) as server:
+def test_calls_that_share_an_id_are_each_answered_at_the_end_of_input(database_url: str) -> None:
+    with started(database_url) as server:
         server.answer("list_sessions")
         server.send(*(frame_of(tool_call(1, "start_session")) for _ in range(5)))
         server.end_input()
@@ -762,11 +774,11 @@ def test_calls_that_share_an_id_are_each_answered_at_the_end_of_input(tmp_path: 
         assert [(answer["id"], "result" in answer) for answer in answers] == [(1, True)] * 5
 
 
-@pytest.mark.parametrize("cancelled", [True, 1.0], ids=repr)
-def test_a_cancellation_of_what_is_no_id_costs_no_call_its_answer(tmp_path: Path, cancelled: Any) -> None:
-    with started(url_of(tmp_path / "chat.db")) as server:
+def test_a_cancellation_of_what_is_no_id_costs_no_call_its_answer(database_url: str) -> None:
+    with started(database_url) as server:
         server.send(frame_of(tool_call(1, "start_session")))
-        server.send(frame_of(_notification("notifications/cancelled", requestId=cancelled)))
+        for cancelled in (True, 1.0):
+            server.send(frame_of(_notification("notifications/cancelled", requestId=cancelled)))
         server.end_input()
         (answer,) = server.receive_all()
         assert "result" in answer, answer

@@ -145,6 +145,17 @@ async def everything(database: Database) -> dict[str, list[Any]]:
     return await database.read(rows)
 
 
+def alternatives(schema: dict[str, Any], definitions: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return the schemas of which a value must fit one, references looked up."""
+    if "$ref" in schema:
+        yield from alternatives(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    elif "anyOf" in schema or "oneOf" in schema:
+        for each in schema.get("anyOf", schema.get("oneOf", ())):
+            yield from alternatives(each, definitions)
+    else:
+        yield schema
+
+
 def text_of(result: types.CallToolResult) -> str:
     """Return the texts of a result, one after the other."""
     return "\n".join(block.text for block in result.content if isinstance(block, types.TextContent))

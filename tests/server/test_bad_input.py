@@ -25,6 +25,7 @@ from tests.server.llm.provider import Says, provided
 from tests.server.support import (
     ERAS,
     Tools,
+    alternatives,
     call_directly,
     connected,
     everything,
@@ -98,17 +99,6 @@ def places_of_field(
         if kind.get("type") == "array":
             within = put(call, path, [None])
             yield from places_of_field(tool, kind["items"], definitions, (*path, 0), within, True)
-
-
-def alternatives(schema: dict[str, Any], definitions: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Return the schemas of which a value must fit one, references looked up."""
-    if "$ref" in schema:
-        yield from alternatives(definitions[schema["$ref"].rpartition("/")[2]], definitions)
-    elif "anyOf" in schema or "oneOf" in schema:
-        for each in schema.get("anyOf", schema.get("oneOf", ())):
-            yield from alternatives(each, definitions)
-    else:
-        yield schema
 
 
 def with_required(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:

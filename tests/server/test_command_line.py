@@ -242,9 +242,12 @@ def test_the_user_is_deleted_only_when_told(environment: dict[str, str], databas
     assert "no sessions yet" in run(environment, "sessions")
 
 
-def test_check_changes_nothing_and_upgrade_creates(environment: dict[str, str], tmp_path: Path) -> None:
+def test_check_changes_nothing_and_upgrade_creates(
+    environment: dict[str, str], new_file_url: str, tmp_path: Path
+) -> None:
+    environment["MCP_CHAT_DATABASE_URL"] = new_file_url
     assert "there is no file yet" in run(environment, "db", "check")
-    assert not (tmp_path / "chat.db").exists()
+    assert not (tmp_path / "new.db").exists()
     upgraded = run(environment, "db", "upgrade")
     assert run(environment, "db", "check") == upgraded
     assert "-rw-------" in upgraded
@@ -265,9 +268,10 @@ def test_a_backup_is_restored_and_what_was_there_is_kept(environment: dict[str, 
     assert "after@example.org" in run({**environment, "MCP_CHAT_DATABASE_URL": url_of(kept)}, "user", "show")
 
 
-def test_the_doctor_is_content_with_a_sound_record(environment: dict[str, str], database_url: str) -> None:
+def test_the_doctor_is_content_with_a_sound_record(environment: dict[str, str], new_file_url: str) -> None:
+    environment["MCP_CHAT_DATABASE_URL"] = new_file_url
     assert "does not exist yet" in run(environment, "doctor")
-    record_of(database_url, "hello")
+    record_of(new_file_url, "hello")
     report = run(environment, "doctor")
     assert "PROBLEM" not in report
     assert "1 sessions, each numbered from 1 without a gap" in report
@@ -339,11 +343,14 @@ def test_a_refusal_is_one_sentence_and_exit_code_1(environment: dict[str, str]) 
         assert len(ended.stderr.splitlines()) == 1
 
 
-def test_the_demo_records_survives_and_reads_back(environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_demo_records_survives_and_reads_back(
+    environment: dict[str, str], new_file_url: str, tmp_path: Path
+) -> None:
+    environment["MCP_CHAT_DATABASE_URL"] = new_file_url
     printed = run(environment, "demo")
     assert "70 entries, seq 1 to 70 without a gap, each equal to what was sent" in printed
     assert "24 tool calls with their results, 24 joined" in printed
-    assert not (tmp_path / "chat.db").exists(), "the demo keeps to a folder of its own"
+    assert not (tmp_path / "new.db").exists(), "the demo keeps to a folder of its own"
 
 
 def test_the_demo_plays_a_transcript_that_is_named(environment: dict[str, str], tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ async def test_a_failure_from_before_is_not_told_to_a_call_that_comes_after(tmp_
         assert (await record.caller()).user_id
 
 
-async def test_calls_at_once_open_the_database_once(database_url: str) -> None:
-    async with opened_record(database_url) as record:
+async def test_calls_at_once_open_the_database_once(new_file_url: str) -> None:
+    async with opened_record(new_file_url) as record:
         callers = await asyncio.gather(*(record.caller() for _ in range(20)))
         assert len({id(caller.service) for caller in callers}) == 1
         assert len({caller.user_id for caller in callers}) == 1
@@ -96,8 +96,8 @@ async def test_calls_at_once_are_all_told_why_it_cannot_be_opened(tmp_path: Path
         assert len({id(caller.service) for caller in callers}) == 1
 
 
-async def test_a_caller_who_gives_up_does_not_stop_the_opening(database_url: str) -> None:
-    async with opened_record(database_url) as record:
+async def test_a_caller_who_gives_up_does_not_stop_the_opening(new_file_url: str) -> None:
+    async with opened_record(new_file_url) as record:
         impatient = asyncio.create_task(record.caller())
         await asyncio.sleep(0)
         impatient.cancel()
@@ -114,9 +114,9 @@ async def test_the_user_is_the_same_each_time_and_another_name_is_another_user(d
     assert users[0] == users[1] == users[2] != users[3]
 
 
-async def test_a_record_closed_while_it_opens_leaves_nothing_running(database_url: str) -> None:
+async def test_a_record_closed_while_it_opens_leaves_nothing_running(new_file_url: str) -> None:
     threads = set(threading.enumerate())
-    record = Record(Settings(database_url=database_url, user="ada"))
+    record = Record(Settings(database_url=new_file_url, user="ada"))
     record.open_soon()
     await asyncio.sleep(0)
     await record.close()
@@ -224,7 +224,7 @@ async def test_a_deletion_through_a_tool_is_finished_in_the_background_and_a_clo
 
 
 async def test_a_failure_in_the_background_is_no_failure_of_a_call(database_url: str) -> None:
-    async with opened_record(database_url, deadline_seconds=0.05) as record, connected(record) as tools:
+    async with opened_record(database_url, deadline_seconds=1) as record, connected(record) as tools:
         session = SessionId(await tools.new_session())
         caller = await record.caller()
         async with Database(database_url) as database:

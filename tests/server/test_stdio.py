@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import url_of
+from tests.conftest import empty_database, url_of
 from tests.server.support import (
     COMMAND,
     WAIT_SECONDS,
@@ -34,7 +34,7 @@ PARSE_ERROR, INVALID_REQUEST = -32700, -32600
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One process for all frames that it must survive, each followed by a call that works."""
     folder = tmp_path_factory.mktemp("stdio")
-    with started(url_of(folder / "chat.db"), MCP_CHAT_MAX_FRAME_BYTES=str(MAX_FRAME)) as server:
+    with started(empty_database(folder / "chat.db"), MCP_CHAT_MAX_FRAME_BYTES=str(MAX_FRAME)) as server:
         yield server
         server.end_input()
         assert server.wait() == 0
@@ -227,9 +227,9 @@ def test_ids_come_back_as_they_were_sent(server: ServerProcess) -> None:
         assert type(answer["id"]) is type(request_id)
 
 
-def test_an_older_client_may_shake_hands_and_an_older_still_too(tmp_path: Path) -> None:
+def test_an_older_client_may_shake_hands_and_an_older_still_too(database_url: str) -> None:
     for version in ("2024-11-05", "2025-11-25"):
-        with started(url_of(tmp_path / "chat.db")) as server:
+        with started(database_url) as server:
             about = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "old", "version": "1"}}
             answer = server.ask({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about})
             assert answer["result"]["protocolVersion"] == version
@@ -241,8 +241,8 @@ def test_an_older_client_may_shake_hands_and_an_older_still_too(tmp_path: Path) 
 # The end
 
 
-def test_the_answer_to_the_last_call_comes_after_the_end_of_input(tmp_path: Path) -> None:
-    with started(url_of(tmp_path / "chat.db")) as server:
+def test_the_answer_to_the_last_call_comes_after_the_end_of_input(database_url: str) -> None:
+    with started(database_url) as server:
         server.send(frame_of(tool_call(1, "start_session", title="last")))
         server.end_input()
         (answer,) = server.receive_all()
@@ -251,16 +251,16 @@ def test_the_answer_to_the_last_call_comes_after_the_end_of_input(tmp_path: Path
         assert server.wait() == 0
 
 
-def test_a_last_line_without_its_newline_is_served(tmp_path: Path) -> None:
-    with started(url_of(tmp_path / "chat.db")) as server:
+def test_a_last_line_without_its_newline_is_served(database_url: str) -> None:
+    with started(database_url) as server:
         server.send(frame_of(tool_call(1, "list_sessions")), frame_of(tool_call(2, "list_sessions")).rstrip(b"\n"))
         server.end_input()
         assert sorted(frame["id"] for frame in server.receive_all()) == [1, 2]
         assert server.wait() == 0
 
 
-def test_a_last_line_that_is_torn_is_answered_and_the_end_is_clean(tmp_path: Path) -> None:
-    with started(url_of(tmp_path / "chat.db")) as server:
+def test_a_last_line_that_is_torn_is_answered_and_the_end_is_clean(database_url: str) -> None:
+    with started(database_url) as server:
         server.send(frame_of(tool_call(2, "list_sessions"))[:-20])
         server.end_input()
         assert [frame["id"] for frame in server.receive_all()] == [2]
@@ -276,10 +276,10 @@ def test_input_that_ends_at_once_ends_the_server_cleanly(tmp_path: Path) -> None
     assert not (tmp_path / "chat.db").exists(), "nobody has asked for anything"
 
 
-def test_a_client_that_no_longer_reads_ends_the_server(tmp_path: Path) -> None:
+def test_a_client_that_no_longer_reads_ends_the_server(database_url: str) -> None:
     process = subprocess.Popen(
         [sys.executable, str(COMMAND)],
-        env=environment_of(url_of(tmp_path / "chat.db")),
+        env=environment_of(database_url),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -300,10 +300,9 @@ def test_a_client_that_no_longer_reads_ends_the_server(tmp_path: Path) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: str(number.name))
 async def test_a_signal_ends_the_server_and_what_it_acknowledged_is_stored(
-    tmp_path: Path, number: signal.Signals
+    database_url: str, number: signal.Signals
 ) -> None:
-    url = url_of(tmp_path / "chat.db")
-    with started(url) as server:
+    with started(database_url) as server:
         session = server.answer("start_session")["id"]
         frames = [
             frame_of(tool_call(index, "add_messages", session_id=session, messages=[said(f"m{index}")]))
@@ -321,16 +320,16 @@ async def test_a_signal_ends_the_server_and_what_it_acknowledged_is_stored(
         if "result" in frame and not frame["result"]["isError"]
     }
     assert acknowledged
-    async with tools_of(url) as tools:
+    async with tools_of(database_url) as tools:
         history = await tools.answer("get_session_history", session_id=session, limit=500)
     stored = {entry["content"]: entry["seq"] for entry in history["entries"]}
     assert acknowledged.items() <= stored.items()
     assert sorted(stored.values()) == list(range(1, len(stored) + 1)), "nothing twice, and no gap"
 
 
-def test_a_signal_to_an_idle_server_ends_it(tmp_path: Path) -> None:
+def test_a_signal_to_an_idle_server_ends_it(database_url: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        with started(url_of(tmp_path / "chat.db")) as server:
+        with started(database_url) as server:
             server.answer("list_sessions")
             server.process.send_signal(number)
             assert server.wait() == 0
@@ -340,7 +339,7 @@ def test_a_signal_to_an_idle_server_ends_it(tmp_path: Path) -> None:
 # What reaches stdout, stderr, and nothing else
 
 
-def test_what_a_library_prints_goes_to_stderr(tmp_path: Path) -> None:
+def test_what_a_library_prints_goes_to_stderr(database_url: str, tmp_path: Path) -> None:
     # It prints while the SDK is imported, from Python and straight to the descriptor, and so do its children.
     (tmp_path / "sitecustomize.py").write_text(
         "import os, subprocess, sys\n"
@@ -353,7 +352,7 @@ def test_what_a_library_prints_goes_to_stderr(tmp_path: Path) -> None:
         "        return None\n"
         "sys.meta_path.insert(0, Noisy())\n"
     )
-    with started(url_of(tmp_path / "chat.db"), PYTHONPATH=str(tmp_path)) as server:
+    with started(database_url, PYTHONPATH=str(tmp_path)) as server:
         # Each line is parsed as JSON where it is received.
         server.answer("list_sessions")
         server.answer("start_session")
@@ -365,9 +364,9 @@ def test_what_a_library_prints_goes_to_stderr(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO"])
-def test_logs_hold_nothing_of_what_is_said(tmp_path: Path, level: str) -> None:
+def test_logs_hold_nothing_of_what_is_said(database_url: str, level: str) -> None:
     canary = {"deep": {CANARY: [CANARY]}}
-    with started(url_of(tmp_path / "chat.db"), MCP_CHAT_LOG_LEVEL=level) as server:
+    with started(database_url, MCP_CHAT_LOG_LEVEL=level) as server:
         session = server.answer("start_session", title=CANARY, metadata=canary, idempotency_key=CANARY)["id"]
         message: dict[str, Any] = {"role": "user", "content": CANARY, "metadata": canary, "model": CANARY}
         message |= {"parts": [{"type": "text", "content": CANARY}, {"type": "tool_call", "id": CANARY}]}
@@ -452,7 +451,19 @@ def test_settings_that_cannot_be_are_named_on_stderr(tmp_path: Path) -> None:
         "/data/chat.db",
     ],
 )
-def test_a_database_url_that_cannot_be_is_told_to_the_caller(tmp_path: Path, url: str) -> None:
+@pytest.mark.anyio
+async def test_a_database_url_that_cannot_be_is_told_to_the_caller(url: str) -> None:
+    async with tools_of(url) as tools:
+        for _ in range(2):
+            told = await tools.refusal("list_sessions")
+            assert "MCP_CHAT_DATABASE_URL" in told or "sqlite+aiosqlite:///" in told
+            assert "server failed" not in told
+            assert CANARY not in told, "a URL may hold a password"
+            assert len(told) < 400
+
+
+@pytest.mark.parametrize("url", ["sqlite+aiosqlite:///chat.db", f"postgresql+asyncpg://user:{CANARY}@host/base", ""])
+def test_a_server_whose_database_url_cannot_be_says_so_and_makes_and_logs_nothing(tmp_path: Path, url: str) -> None:
     with started(url, tmp_path) as server:
         for _ in range(2):
             result = server.call("list_sessions")
@@ -468,7 +479,7 @@ def test_a_database_url_that_cannot_be_is_told_to_the_caller(tmp_path: Path, url
     assert list(tmp_path.iterdir()) == [], "nothing was made where it was started"
 
 
-def test_a_project_with_packages_of_our_names_does_not_get_in_the_way(tmp_path: Path) -> None:
+def test_a_project_with_packages_of_our_names_does_not_get_in_the_way(database_url: str, tmp_path: Path) -> None:
     project = tmp_path / "project"
     for package in ("server", "chat_service"):
         (project / package).mkdir(parents=True)
@@ -476,12 +487,12 @@ def test_a_project_with_packages_of_our_names_does_not_get_in_the_way(tmp_path: 
     (project / "models.py").write_text("raise RuntimeError('the wrong module')\n")
     paths = ["", ".", f".{os.pathsep}{project}"]
     for path in paths:
-        with started(url_of(tmp_path / "chat.db"), project, PYTHONPATH=path) as server:
+        with started(database_url, project, PYTHONPATH=path) as server:
             assert "sessions" in server.answer("list_sessions")
             assert server.errors() == ""
 
 
-def test_the_installed_command_works_in_a_project_with_packages_of_our_names(tmp_path: Path) -> None:
+def test_the_installed_command_works_in_a_project_with_packages_of_our_names(database_url: str, tmp_path: Path) -> None:
     command = shutil.which("mcp-chat-server", path=str(Path(sys.executable).parent))
     start = [command] if command else [sys.executable, "-c", "import mcp_chat_server; mcp_chat_server.main()"]
     (tmp_path / "server").mkdir()
@@ -490,7 +501,7 @@ def test_the_installed_command_works_in_a_project_with_packages_of_our_names(tmp
     path = {"PYTHONPATH": "."} if command else {"PYTHONPATH": f".{os.pathsep}{COMMAND.parent}"}
     ended = subprocess.run(
         start,
-        env=environment_of(url_of(tmp_path / "chat.db"), path),
+        env=environment_of(database_url, path),
         cwd=tmp_path,
         input=frame_of(tool_call(1, "list_sessions")),
         capture_output=True,
@@ -514,9 +525,8 @@ def frame_of_batch(*messages: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize("ending", ["SIGTERM", "end of input"])
-def test_a_client_that_has_stopped_reading_does_not_keep_the_server(tmp_path: Path, ending: str) -> None:
-    url = url_of(tmp_path / "chat.db")
-    with started(url) as server:
+def test_a_client_that_has_stopped_reading_does_not_keep_the_server(database_url: str, ending: str) -> None:
+    with started(database_url) as server:
         session = server.answer("start_session")["id"]
         for number in range(20):
             said_long = said("x" * 5_000)
@@ -526,7 +536,7 @@ def test_a_client_that_has_stopped_reading_does_not_keep_the_server(tmp_path: Pa
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=environment_of(url, {}),
+        env=environment_of(database_url, {}),
     )
     assert deaf.stdin is not None
     assert deaf.stdout is not None
