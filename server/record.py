@@ -126,7 +126,7 @@ class Record:
     async def close_upstreams(self) -> None:
         """Write down what was under way, and end the servers that we have started."""
         if self._chats is not None:
-            await self._chats.close()
+            await self._chats.recorded()
             self._chats = None
         if self._upstreams is not None:
             await self._upstreams.close()

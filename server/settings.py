@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.errors import Invalid
 from models.inputs import Name
+from models.text import check_text
 
 PREFIX = "MCP_CHAT_"
 
@@ -86,6 +87,10 @@ class Settings(BaseSettings):
         default=None, description="Another address of the model's provider, for anything OpenAI-compatible."
     )
     other_models: list[str] = Field(default=[], description="Models that a call of `chat` may name: a JSON array.")
+    system_prompt: Annotated[str, AfterValidator(check_text)] | None = Field(
+        default=None, description="What `chat` tells a model first, where a session has no system message of its own."
+    )
+    system_prompt_file: Path | None = Field(default=None, description="The same from a file, read at each question.")
     token_budget: int = Field(
         default=32_000, ge=1_000, le=10_000_000, description="How many tokens of history and tools a model is given."
     )

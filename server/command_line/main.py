@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from models.errors import ChatError
 from server.command_line import (
+    chat,
     config,
     database,
     demo,
@@ -36,6 +37,7 @@ def build() -> typer.Typer:
     )
     app.command()(serve)
     app.command()(demo.demo)
+    app.command("chat")(chat.chat)
     app.command("show")(sessions.show)
     app.command()(search.search)
     app.command("import")(imports.import_transcripts)

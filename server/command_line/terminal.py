@@ -5,6 +5,7 @@ reader something other than what is there (CVE-2021-42574 for the bidirectional 
 """
 
 import json
+import os
 import re
 import sys
 from typing import Any
@@ -21,6 +22,8 @@ _UNSEEN = re.compile(
     "\u061c\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u206f\ufeff"  # direction, and what has no width
     "\U000e0000-\U000e007f]"  # tags
 )
+
+_LONGEST_ESCAPE = 4_096
 
 
 def printable(text: str) -> str:
@@ -41,3 +44,24 @@ def say_json(value: Any) -> None:
 def complain(text: str) -> None:
     """Print a line on stderr."""
     sys.stderr.write(f"mcp-chat-server: {printable(text)}\n")
+
+
+class Growing:
+    """Makes text printable that comes in pieces, which may end in the middle of an escape sequence."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def more(self, piece: str) -> str:
+        """Return what can be shown by now."""
+        text = self._held + piece
+        start = text.rfind("\x1b")
+        begun = None if start < 0 else _ESCAPE.match(text, start)
+        is_open = begun is not None and begun.end() == len(text) and len(text) - start < _LONGEST_ESCAPE
+        self._held = text[start:] if is_open else ""
+        return printable(text[:start] if is_open else text)
+
+
+def is_coloured() -> bool:
+    """Tell whether what is printed may have colours (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -9,13 +9,13 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from chat_service.tokens import estimate_tokens
-from models.errors import ChatError, Invalid, Unavailable
+from models.errors import ChatError, Conflict, Invalid, Unavailable
 from models.ids import RunId, SessionId, new_id
 from models.inputs import (
     Lease,
@@ -31,7 +31,9 @@ from models.inputs import (
 )
 from models.text import check_json, to_json
 from server.llm.asking import Answer, Asking, Interrupted, ask
-from server.llm.models import check_model, open_model
+from server.llm.heard import Heard
+from server.llm.instructions import instructions_for
+from server.llm.models import check_model, check_way, open_model
 from server.llm.toolbox import OfferedTool, offered_to_model
 from server.settings import PREFIX, Settings
 from server.upstream.calls import Call
@@ -43,11 +45,13 @@ if TYPE_CHECKING:
 _SHUT_SECONDS = 3.0
 _TITLE = 80
 _SMALLEST_BUDGET = 256
-_BOUNDS = {
+_CANCELLED = "it was cancelled"
+BOUNDS = {
     "rounds": "the model asked for tools in more rounds than one answer may have",
     "tokens": "the answer has used up the tokens that one answer may cost",
     "time": "the answer took longer than one answer may take",
 }
+"""The finish reasons of our own, and what each says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +62,6 @@ class Question:
     session_id: str | None = None
     model: str | None = None
     idempotency_key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """Who hears of an answer while it is made: the text as it grows, and each call as it ends."""
-
-    text: Callable[[str], Awaitable[None]]
-    call: Callable[[str, str], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -107,6 +103,7 @@ class Chats:
         Unavailable where the model did not answer to the end: the session says so, and the same key goes on from there.
         """
         model = check_model(self._settings, question.model)
+        check_way(self._settings, model)
         lease = Lease(owner=f"{self._owner}:{new_id()}", seconds=self._settings.lease_seconds)
         new_run = NewRun(
             message=NewMessage(role="user", content=question.message, author="user"),
@@ -116,18 +113,24 @@ class Chats:
             model=question.model,
             idempotency_key=question.idempotency_key or new_id(),
         )
-        run = await caller.service.begin_run(caller.user_id, new_run, lease)
+        beginning = asyncio.create_task(caller.service.begin_run(caller.user_id, new_run, lease))
+        try:
+            run = await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            self._end_aside(self._let_go(caller, heard, beginning, lease, model))
+            raise
         if run["state"] == "done":
             return run
         work = _Work(caller, heard, run, lease, model)
+        await heard.begun(run)
         renewing = asyncio.create_task(self._renew(work))
         try:
             return await self._carry_through(work)
         finally:
             renewing.cancel()
 
-    async def close(self) -> None:
-        """Let what is being written down of interrupted answers be written."""
+    async def recorded(self) -> None:
+        """Wait until what came of interrupted answers is written down, or for some seconds."""
         if self._ending:
             await asyncio.wait(self._ending, timeout=_SHUT_SECONDS)
 
@@ -140,14 +143,14 @@ class Chats:
         except TimeoutError:
             bound = "time"
         except asyncio.CancelledError:
-            self._end_soon(work, "it was cancelled")
+            self._end_soon(work, _CANCELLED)
             raise
         except Interrupted as error:
             await asyncio.shield(self._end_soon(work, str(error)))
             raise Unavailable(
                 f"The answer was interrupted: {error}. The session {work.session_id} has what came of it; "
                 "call again with the same idempotency_key to go on."
-            ) from None
+            ) from error
         except ChatError as error:
             await asyncio.shield(self._end_soon(work, type(error).__name__))
             raise
@@ -161,13 +164,17 @@ class Chats:
         tools = list(work.tools.values())
         described = sum(estimate_tokens(to_json([tool.name, tool.description, tool.input_schema])) for tool in tools)
         budget = self._settings.token_budget - described
-        if budget < _SMALLEST_BUDGET:
-            raise Invalid(f"{PREFIX}TOKEN_BUDGET leaves no room beside {len(tools)} tools: raise it, or allow fewer.")
         service, user_id = work.caller.service, work.caller.user_id
+        instructions = await instructions_for(service, user_id, work.session_id, self._settings, budget)
+        budget -= instructions.tokens
+        if budget < _SMALLEST_BUDGET:
+            beside = f"{len(tools)} tools" + (" and the system prompt" if instructions.text else "")
+            raise Invalid(f"{PREFIX}TOKEN_BUDGET leaves no room beside {beside}: raise it, or give less.")
         while True:
             work.answer = Answer()
             context = await service.get_context(user_id, work.session_id, budget, "openai_chat")
-            await ask(model, context["window"], tools, self._settings.output_tokens, work.answer, work.heard.text)
+            window = instructions.before(context)
+            await ask(model, window, tools, self._settings.output_tokens, work.answer, work.heard.grown)
             work.input_tokens += work.answer.input_tokens
             work.output_tokens += work.answer.output_tokens
             if not work.answer.calls:
@@ -188,37 +195,50 @@ class Chats:
         stored = await service.add_run_message(user_id, work.run_id, work.lease, message, intended)
         work.answer = Answer()
         for asking, call in zip(asked.calls, intended, strict=True):
+            name = call.tool_name if call.server_name is None else f"{call.server_name}: {call.tool_name}"
+            await work.heard.calling(name, call.arguments)
             if problem := _problem(work, asking):
                 usage = NewToolUsage(**call.model_dump(), error=problem, message_seq=stored["seq"], origin="proxy")
                 record = await service.add_tool_usage(user_id, work.session_id, usage)
                 work.calls.append({"tool": asking.name, "status": "error", "seq": record["seq"]})
+                await work.heard.called(name, "error", 0.0)
                 continue
             tool, upstreams = work.tools[asking.name], work.caller.upstreams
             assert upstreams is not None  # noqa: S101 - it offered the tool
             to_make = Call(tool.server, tool.tool, call.arguments, asking.id, stored["seq"])
             called = await upstreams.call(work.caller, work.session_id, to_make)
-            await work.heard.call(f"{tool.server}: {tool.tool}", called.outcome.status)
+            await work.heard.called(name, called.outcome.status, called.duration_ms)
             if called.not_recorded is not None:
                 raise Unavailable(f"A tool call could not be recorded ({called.not_recorded})")
             made = {"server": tool.server, "tool": tool.tool, "status": called.outcome.status, "seq": called.seq}
             work.calls.append(made)
 
     def _end_soon(self, work: _Work, reason: str) -> "asyncio.Task[RunDict]":
+        return self._end_aside(self._end(work, reason))
+
+    def _end_aside(self, coroutine: "Coroutine[Any, Any, RunDict]") -> "asyncio.Task[RunDict]":
         # A task of its own: whoever asked may be gone.
-        ending = asyncio.create_task(self._end(work, reason))
+        ending = asyncio.create_task(coroutine)
         self._ending.add(ending)
         ending.add_done_callback(self._ended)
         return ending
 
+    async def _let_go(
+        self, caller: "Caller", heard: Heard, beginning: "asyncio.Task[RunDict]", lease: Lease, model: str
+    ) -> "RunDict":
+        # What has begun to be stored is stored: nobody else could ask until its lease has expired.
+        run = await beginning
+        return run if run["state"] == "done" else await self._end(_Work(caller, heard, run, lease, model), _CANCELLED)
+
     async def _end(self, work: _Work, reason: str) -> "RunDict":
         if work.caller.upstreams is not None:
             await work.caller.upstreams.recorded()
-        is_done = not reason or reason in _BOUNDS
+        is_done = not reason or reason in BOUNDS
         messages = []
         if work.answer.text.strip():
             messages.append(self._said(work, [], is_whole=not reason))
         if reason or not messages:
-            why = _BOUNDS.get(reason, reason) or "the model gave no text"
+            why = BOUNDS.get(reason, reason) or "the model gave no text"
             note = f"[The answer ends here: {why}.]" if is_done else f"[The answer was interrupted: {why}.]"
             messages.append(NewMessage(role="system", content=note, author="proxy"))
         result = {
@@ -261,6 +281,16 @@ class Chats:
             while True:
                 await asyncio.sleep(work.lease.seconds / 3)
                 await work.caller.service.renew_run(work.caller.user_id, work.run_id, work.lease)
+
+
+async def read_answer(caller: "Caller", run: "RunDict") -> str:
+    """Return the text of an answer that is done; raises Conflict where it is in its session no more."""
+    result = run["result"] or {}
+    session_id = SessionId(run["session_id"])
+    page = await caller.service.get_session_messages(caller.user_id, session_id, 1, after_seq=result["answer_seq"] - 1)
+    if not page["messages"]:
+        raise Conflict("The answer is not in its session any more: it was merged into another one.")
+    return page["messages"][0]["content"]
 
 
 def _intended(work: _Work, asking: Asking) -> RunCall:

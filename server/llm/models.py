@@ -7,6 +7,7 @@ key, so none of it is told: its status says what to do.
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from models.errors import Invalid, Unavailable
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "google": "GOOGLE_API_KEY"}
 """The providers, and the environment variable of each one's key."""
 
+_LIBRARIES = {"openai": ("openai",), "anthropic": ("anthropic",), "google": ("google", "google.genai")}
+_NOT_INSTALLED = "What asks a model is not installed: install mcp-chat-server[chat]."
 _REASONS = {
     401: "its key was refused",
     403: "its key may not be used for this",
@@ -30,7 +33,11 @@ _REASONS = {
 def check_model(settings: Settings, name: str | None) -> str:
     """Return the model to ask, as `provider:name`; raises Invalid where it is none that the settings allow."""
     if settings.model is None:
-        raise Unavailable(f"No model is set up: {PREFIX}MODEL=provider:name does it; docs/chat.md says more.")
+        raise Unavailable(
+            f"No model is set up: install mcp-chat-server[chat], then set {PREFIX}MODEL=provider:name (openai, "
+            f"anthropic or google) and the provider's key, or {PREFIX}MODEL_URL for a model of your own; docs/chat.md "
+            "says more."
+        )
     chosen = name or settings.model
     if chosen not in (settings.model, *settings.other_models):
         allowed = ", ".join([settings.model, *settings.other_models])
@@ -38,24 +45,34 @@ def check_model(settings: Settings, name: str | None) -> str:
     return chosen if ":" in chosen and chosen.partition(":")[0] in KEYS else f"openai:{chosen}"
 
 
-@asynccontextmanager
-async def open_model(settings: Settings, name: str) -> AsyncIterator["Model"]:
-    """Open the way to a model that `check_model` gave; raises Unavailable where its library or its key is missing."""
-    provider, _, model = name.partition(":")
+def check_way(settings: Settings, name: str) -> tuple[str | None, str]:
+    """Return the address, where it is another than the usual one, and the key of a model that `check_model` gave.
+
+    Raises Unavailable where the library or the key is missing; nothing is imported for that.
+    """
+    provider = name.partition(":")[0]
+    if not all(map(_is_installed, ("pydantic_ai", *_LIBRARIES[provider]))):
+        raise Unavailable(_NOT_INSTALLED)
     # The address is that of the first model: another provider's key is not sent there.
     own = check_model(settings, None).partition(":")[0] == provider
     url = settings.model_url if own else None
     key = os.environ.get(KEYS[provider])
-    if not key:
-        if url is None:
-            raise Unavailable(f"The model's key is not set: put it into the environment variable {KEYS[provider]}.")
-        key = "none"
+    if not key and url is None:
+        raise Unavailable(f"The model's key is not set: put it into the environment variable {KEYS[provider]}.")
+    return url, key or "none"
+
+
+@asynccontextmanager
+async def open_model(settings: Settings, name: str) -> AsyncIterator["Model"]:
+    """Open the way to a model that `check_model` gave; raises Unavailable where its library or its key is missing."""
+    provider, _, model = name.partition(":")
+    url, key = check_way(settings, name)
     try:
         opening = {"openai": _openai, "anthropic": _anthropic, "google": _google}[provider](model, url, key)
         async with opening as opened:
             yield opened
     except ImportError:
-        raise Unavailable("The chat endpoint is not installed: install mcp-chat-server[chat].") from None
+        raise Unavailable(_NOT_INSTALLED) from None
 
 
 def reason_of(error: BaseException) -> str:
@@ -68,6 +85,10 @@ def reason_of(error: BaseException) -> str:
         told = _REASONS.get(error.status_code, "")
         return f"the model's provider answered {error.status_code}" + (f": {told}" if told else "")
     return f"the model's provider could not be reached, or broke off ({type(error).__name__})"
+
+
+def _is_installed(library: str) -> bool:
+    return find_spec(library) is not None
 
 
 @asynccontextmanager

@@ -6,10 +6,10 @@ from typing import Annotated, Any, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from models.errors import Conflict, Unavailable
-from models.ids import SessionId
+from models.errors import Unavailable
 from models.inputs import Line, Text
 from models.text import to_json
+from server.llm.heard import Heard
 from server.record import Caller
 from server.results import MAX_CHARACTERS, Reply, reply, to_line
 from server.tools.arguments import IdempotencyKeyArgument
@@ -48,6 +48,22 @@ class ChatReply(TypedDict):
     more_tool_calls: NotRequired[int]
 
 
+class _Telling(Heard):
+    """Tells the client the text as it grows; of the tool calls, the record tells."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._said = 0
+
+    async def grown(self, text: str) -> None:
+        """Tell what has been added, and the characters until there."""
+        self._said += len(text)
+        if self._caller.progress is not None:
+            # A client that no longer listens does not stop the answer.
+            with suppress(Exception):
+                await self._caller.progress(self._said, None, text)
+
+
 async def chat(
     caller: Caller,
     message: Annotated[Text, Field(min_length=1, description="What to say to the model, at most 1 MiB.")],
@@ -67,30 +83,11 @@ async def chat(
     """
     if caller.chats is None:
         raise Unavailable("No model is set up: docs/chat.md says how.")
-    from server.llm.chats import Heard, Question
+    from server.llm.chats import Question, read_answer
 
-    said = 0
-
-    async def on_text(grown: str) -> None:
-        nonlocal said
-        said += len(grown)
-        if caller.progress is not None:
-            # A client that no longer listens does not stop the answer.
-            with suppress(Exception):
-                await caller.progress(said, None, grown)
-
-    async def on_call(tool: str, status: str) -> None:
-        """The record has it."""
-
-    question = Question(message, session_id, model, idempotency_key)
-    run = await caller.chats.answer(caller, question, Heard(on_text, on_call))
+    run = await caller.chats.answer(caller, Question(message, session_id, model, idempotency_key), _Telling(caller))
+    answer = await read_answer(caller, run)
     result = run["result"] or {}
-    page = await caller.service.get_session_messages(
-        caller.user_id, SessionId(run["session_id"]), 1, after_seq=result["answer_seq"] - 1
-    )
-    if not page["messages"]:
-        raise Conflict("The answer is not in its session any more: it was merged into another one.")
-    answer = page["messages"][0]["content"]
     calls = result["tool_calls"]
     fields: dict[str, Any] = {
         "session_id": run["session_id"],
