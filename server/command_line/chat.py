@@ -1,6 +1,7 @@
 """The command that talks with a model: a conversation in a terminal, or one question through a pipe."""
 
 import sys
+import threading
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ from server.command_line.screen import CallsAlone, Screen
 from server.command_line.talk import Stopped, Talk
 from server.command_line.terminal import complain, is_coloured, say
 from server.llm.chats import Question
-from server.llm.models import check_model, check_way
+from server.llm.models import check_model, check_way, load_library
 from server.logs import set_up_logging
 from server.record import Record
 from server.settings import Settings, read_settings
@@ -49,8 +50,10 @@ def chat(
 
 def _talk(aside: Aside, record: Record, settings: Settings, session_id: str | None, model: str | None) -> None:
     lines, screen = QuestionLines(), Screen(is_coloured=is_coloured())
-    talk = Talk(aside, record, screen, session_id)
+    talk = Talk(aside, record, screen)
     talk.listen(lines)
+    # It takes a second or two, which a person spends typing.
+    threading.Thread(target=load_library, args=(check_model(settings, model),), daemon=True).start()
     conversation = Conversation(talk, screen, lines, settings, model)
     try:
         if session_id is not None:
@@ -70,7 +73,7 @@ def _answer(
         raise Invalid("The question is not UTF-8 text.") from None
     if not question:
         raise Invalid("There is no question: pipe one in, or start this in a terminal.")
-    talk = Talk(aside, record, CallsAlone(sys.stderr), session_id)
+    talk = Talk(aside, record, CallsAlone(sys.stderr))
     talk.listen()
     try:
         answer = talk.ask(Question(question, session_id, model, idempotency_key))

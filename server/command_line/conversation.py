@@ -46,6 +46,7 @@ class Conversation:
         session, entries = history["session"], history["entries"]
         if session["status"] == "archived":
             raise Conflict(f"The session is archived: mcp-chat-server sessions reopen {session_id} opens it again.")
+        self.talk.session_id = session_id
         self.screen.head(session)
         asked = [entry for entry in entries if "message_type" in entry and entry["message_type"] == "user"]
         self.lines.remember(entry["content"] for entry in asked if "message_type" in entry)

@@ -32,10 +32,10 @@ class Stopped(Exception):
 
 
 class Talk:
-    """A conversation in one session, which begins with the first question where there is none yet."""
+    """Asks, and knows the session in which it was asked last."""
 
-    def __init__(self, aside: Aside, record: Record, screen: Screen, session_id: str | None) -> None:
-        self.session_id = session_id
+    def __init__(self, aside: Aside, record: Record, screen: Screen) -> None:
+        self.session_id: str | None = None
         self._aside = aside
         self._record = record
         self._screen = screen

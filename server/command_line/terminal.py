@@ -23,6 +23,9 @@ _UNSEEN = re.compile(
     "\U000e0000-\U000e007f]"  # tags
 )
 
+_OPEN = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|\][^\x07\x1b]*|[PX^_][^\x1b]*|[ -/]*)\Z")
+"""The beginning of an escape sequence at the end of a text."""
+
 _LONGEST_ESCAPE = 4_096
 
 
@@ -56,8 +59,7 @@ class Growing:
         """Return what can be shown by now."""
         text = self._held + piece
         start = text.rfind("\x1b")
-        begun = None if start < 0 else _ESCAPE.match(text, start)
-        is_open = begun is not None and begun.end() == len(text) and len(text) - start < _LONGEST_ESCAPE
+        is_open = start >= 0 and len(text) - start < _LONGEST_ESCAPE and _OPEN.match(text, start) is not None
         self._held = text[start:] if is_open else ""
         return printable(text[:start] if is_open else text)
 

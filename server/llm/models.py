@@ -6,7 +6,8 @@ key, so none of it is told: its status says what to do.
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "google": 
 
 _LIBRARIES = {"openai": ("openai",), "anthropic": ("anthropic",), "google": ("google", "google.genai")}
 _NOT_INSTALLED = "What asks a model is not installed: install mcp-chat-server[chat]."
+_PATIENCE_SECONDS = 600.0
 _REASONS = {
     401: "its key was refused",
     403: "its key may not be used for this",
@@ -60,6 +62,12 @@ def check_way(settings: Settings, name: str) -> tuple[str | None, str]:
     if not key and url is None:
         raise Unavailable(f"The model's key is not set: put it into the environment variable {KEYS[provider]}.")
     return url, key or "none"
+
+
+def load_library(name: str) -> None:
+    """Import what asks a model, if it can be, so that the first question need not wait for that."""
+    with suppress(ImportError):
+        import_module(f"pydantic_ai.models.{name.partition(':')[0]}")
 
 
 @asynccontextmanager
@@ -114,8 +122,12 @@ async def _anthropic(model: str, url: str | None, key: str) -> AsyncIterator["Mo
 @asynccontextmanager
 async def _google(model: str, url: str | None, key: str) -> AsyncIterator["Model"]:
     import httpx2
+    from google.genai.types import HttpRetryOptions
     from pydantic_ai.models.google import GoogleModel
     from pydantic_ai.providers.google import GoogleProvider
 
-    async with httpx2.AsyncClient() as client:
-        yield GoogleModel(model, provider=GoogleProvider(api_key=key, base_url=url, http_client=client))
+    # As patient, and as often, as the clients of the other two are by themselves.
+    retries = HttpRetryOptions(attempts=3, initial_delay=0.5)
+    async with httpx2.AsyncClient(timeout=httpx2.Timeout(_PATIENCE_SECONDS, connect=5.0)) as client:
+        provider = GoogleProvider(api_key=key, base_url=url, http_client=client, retry_options=retries)
+        yield GoogleModel(model, provider=provider)

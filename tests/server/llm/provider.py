@@ -1,4 +1,4 @@
-"""A model provider on localhost that answers from a script, in the wire shapes of OpenAI and of Anthropic, streaming.
+"""A model provider on localhost that answers from a script, in three wire shapes: OpenAI's, Anthropic's and Google's.
 
 Each request takes the next line of the script, and its body is kept. A line is what is said and called, or one of the
 ways in which a provider fails.
@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", "text/event-stream")
         self.send_header("connection", "close")
         self.end_headers()
-        shape = _anthropic if self.path.endswith("/messages") else _openai
+        shape = next((shape for place, shape in _SHAPES.items() if place in self.path), _openai)
         before, after = shape(says)
         self._send(before)
         if says.hold:
@@ -155,6 +155,22 @@ def _anthropic(says: Says) -> tuple[list[str], list[str]]:
     after.append(event("message_delta", delta=stop, usage={"output_tokens": completion}))
     after.append(event("message_stop"))
     return before, after
+
+
+def _google(says: Says) -> tuple[list[str], list[str]]:
+    def chunk(*parts: dict[str, Any], **more: Any) -> str:
+        candidate = {"index": 0, "content": {"role": "model", "parts": parts}, **more}
+        prompt, completion = says.tokens
+        usage = {"promptTokenCount": prompt, "candidatesTokenCount": completion}
+        fields = {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "scripted", "responseId": "r"}
+        return f"data: {json.dumps(fields)}\n\n"
+
+    calls = [{"functionCall": {"id": call_id, "name": name, "args": given}} for call_id, name, given in says.calls]
+    after = [chunk(*calls)] if calls else []
+    return [chunk({"text": piece}) for piece in says.pieces], [*after, chunk(finishReason=says.finish or "STOP")]
+
+
+_SHAPES = {"/messages": _anthropic, ":streamGenerateContent": _google}
 
 
 def _as_text(arguments: Any) -> str:

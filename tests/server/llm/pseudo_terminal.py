@@ -46,6 +46,10 @@ class PseudoTerminal:
         since, self._seen = self._plain()[self._seen : place + len(text)], place + len(text)
         return since
 
+    def hang_up(self) -> None:
+        """Close the terminal, as a window is closed."""
+        os.close(self._descriptor)
+
     def wait(self) -> int:
         """Read until the process has ended, and return its exit code."""
         while self._read():

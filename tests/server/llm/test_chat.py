@@ -11,17 +11,20 @@ from typing import Any
 import pytest
 
 from chat_service.tokens import estimate_tokens
+from models.inputs import NewSession
 from models.text import to_json
+from server.llm.chats import Question
+from server.llm.heard import Heard
 from server.results import MAX_CHARACTERS
 from tests.server.llm.provider import Provider, Says, provided
-from tests.server.support import Tools, frame_of, size_of, started, text_of, tool_call, tools_of
+from tests.server.support import Tools, frame_of, opened_record, size_of, started, text_of, tool_call, tools_of
 from tests.server.upstream.support import notes, over_stdio, processes, write_configuration
 from tests.support import run_python
 
 pytestmark = pytest.mark.anyio
 
 KEY = "sk-canary-51c7"
-MODELS = ("openai:scripted", "anthropic:scripted")
+MODELS = ("openai:scripted", "anthropic:scripted", "google:scripted")
 ADD = ("call_1", "add", {"a": 2, "b": 3})
 
 
@@ -29,6 +32,7 @@ ADD = ("call_1", "add", {"a": 2, "b": 3})
 def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    monkeypatch.setenv("GOOGLE_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
@@ -38,7 +42,7 @@ def model(request: pytest.FixtureRequest) -> str:
 
 
 def settings_of(provider: Provider, model: str = MODELS[0], **more: Any) -> dict[str, Any]:
-    url = provider.url if model.startswith("anthropic") else f"{provider.url}/v1"
+    url = f"{provider.url}/v1" if model.startswith("openai") else provider.url
     return {"model": model, "model_url": url, **more}
 
 
@@ -141,6 +145,8 @@ async def test_a_whole_conversation_with_tools_is_stored_as_it_went_over_the_wir
 
 def spoken(body: dict[str, Any]) -> list[tuple[Any, ...]]:
     """Return what a request says, whichever shape it has."""
+    if "contents" in body:
+        return _spoken_to_google(body)
     said: list[tuple[Any, ...]] = []
     for message in body["messages"]:
         content = message.get("content") or []
@@ -159,6 +165,21 @@ def spoken(body: dict[str, Any]) -> list[tuple[Any, ...]]:
         for call in message.get("tool_calls") or ():
             function = call["function"]
             said.append(("call", call["id"], function["name"], json.loads(function["arguments"])))
+    return said
+
+
+def _spoken_to_google(body: dict[str, Any]) -> list[tuple[Any, ...]]:
+    said: list[tuple[Any, ...]] = []
+    for content in body["contents"]:
+        for part in content["parts"]:
+            if "functionCall" in part:
+                call = part["functionCall"]
+                said.append(("call", call["id"], call["name"], call["args"]))
+            elif "functionResponse" in part:
+                response = part["functionResponse"]
+                said.append(("result", response["id"], response["response"]["return_value"]))
+            else:
+                said.append(({"model": "assistant"}.get(content["role"], content["role"]), part["text"].strip()))
     return said
 
 
@@ -271,6 +292,8 @@ def assert_every_call_is_answered(provider: Provider) -> None:
         assert said[-1][0] in ("user", "result")
 
 
+# In Google's shape arguments are always an object.
+@pytest.mark.parametrize("model", MODELS[:2])
 async def test_calls_that_cannot_be_made_are_told_to_the_model_and_recorded(
     database_url: str, tmp_path: Path, model: str
 ) -> None:
@@ -336,6 +359,26 @@ async def test_a_cancelled_answer_keeps_what_was_said(database_url: str, model: 
     assert stored[0] == "user: Hello"
     assert stored[-1] == "assistant: So good."
     assert stored.count("user: Hello") == 1
+
+
+@pytest.mark.parametrize("moments", range(6))
+async def test_an_answer_that_is_cancelled_at_its_very_beginning_holds_nobody_up(
+    database_url: str, moments: int
+) -> None:
+    with provided(*[Says(["Here."])] * 2) as provider:
+        async with opened_record(database_url, **settings_of(provider)) as record:
+            caller = await record.caller()
+            assert caller.chats is not None
+            session_id = (await caller.service.create_chat_session(caller.user_id, NewSession()))["id"]
+            first = asyncio.create_task(caller.chats.answer(caller, Question("Hello", session_id), Heard()))
+            for _ in range(moments):
+                await asyncio.sleep(0)
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            await caller.chats.recorded()
+            run = await caller.chats.answer(caller, Question("Again", session_id), Heard())
+            assert run["state"] == "done"
 
 
 async def test_after_a_crash_a_retry_waits_for_the_lease_and_repeats_no_call(database_url: str, tmp_path: Path) -> None:
