@@ -50,18 +50,18 @@ def chat(
 
 def _talk(aside: Aside, record: Record, settings: Settings, session_id: str | None, model: str | None) -> None:
     lines, screen = QuestionLines(), Screen(is_coloured=is_coloured())
-    talk = Talk(aside, record, screen)
-    talk.listen(lines)
     # It takes a second or two, which a person spends typing.
     threading.Thread(target=load_library, args=(check_model(settings, model),), daemon=True).start()
+    talk = Talk(aside, record, screen)
     conversation = Conversation(talk, screen, lines, settings, model)
-    try:
-        if session_id is not None:
-            aside.run(conversation.resume(session_id))
-        conversation.go_on()
-    finally:
-        if talk.session_id is not None:
-            screen.note(f"to go on: mcp-chat-server chat --session {talk.session_id}")
+    with talk.listening(lines):
+        try:
+            if session_id is not None:
+                aside.run(conversation.resume(session_id))
+            conversation.go_on()
+        finally:
+            if talk.session_id is not None:
+                screen.note(f"to go on: mcp-chat-server chat --session {talk.session_id}")
 
 
 def _answer(
@@ -74,9 +74,9 @@ def _answer(
     if not question:
         raise Invalid("There is no question: pipe one in, or start this in a terminal.")
     talk = Talk(aside, record, CallsAlone(sys.stderr))
-    talk.listen()
     try:
-        answer = talk.ask(Question(question, session_id, model, idempotency_key))
+        with talk.listening():
+            answer = talk.ask(Question(question, session_id, model, idempotency_key))
     except Stopped:
         complain("stopped; what was said until then is on record")
         raise SystemExit(_STOPPED_BY_CTRL_C) from None

@@ -5,8 +5,8 @@ down, and only then does the program go on, or end.
 """
 
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
@@ -42,8 +42,9 @@ class Talk:
         self._events: SimpleQueue[_Show | None] | None = None
         self._signal: int | None = None
 
-    def listen(self, lines: QuestionLines | None = None) -> None:
-        """Hear Ctrl-C and the end of the terminal from now on."""
+    @contextmanager
+    def listening(self, lines: QuestionLines | None = None) -> Iterator[None]:
+        """Hear Ctrl-C and the end of the terminal meanwhile."""
 
         def hear(number: int, _: FrameType | None) -> None:
             self._signal = number
@@ -55,9 +56,13 @@ class Talk:
                 raise KeyboardInterrupt(lines.is_empty)
             raise SystemExit(128 + number)
 
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            if (each := getattr(signal, name, None)) is not None:
-                signal.signal(each, hear)
+        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {number: signal.signal(number, hear) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def ask(self, question: Question) -> str:
         """Ask and return the answer, which was shown; raises Stopped, and the errors of the house."""

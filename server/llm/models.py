@@ -57,7 +57,7 @@ def check_way(settings: Settings, name: str) -> tuple[str | None, str]:
         raise Unavailable(_NOT_INSTALLED)
     # The address is that of the first model: another provider's key is not sent there.
     own = check_model(settings, None).partition(":")[0] == provider
-    url = settings.model_url if own else None
+    url = (settings.model_url or None) if own else None
     key = os.environ.get(KEYS[provider])
     if not key and url is None:
         raise Unavailable(f"The model's key is not set: put it into the environment variable {KEYS[provider]}.")

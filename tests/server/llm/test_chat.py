@@ -462,6 +462,9 @@ from server.tools import all_tools
 build_server(Record(Settings(model="openai:x")))
 [tool.listed() for tool in all_tools()]
 import server.llm.chats
-print([name for name in ("pydantic_ai", "openai", "anthropic", "google.genai") if name in sys.modules])
+from server.command_line.main import build
+build()
+extra = ("pydantic_ai", "pydantic_graph", "openai", "anthropic", "google", "tiktoken", "requests", "tenacity", "httpx")
+print([name for name in extra if name in sys.modules])
 """
     assert run_python(code) == "[]"

@@ -8,7 +8,7 @@ import pytest
 from chat_service.tokens import estimate_tokens
 from models.text import to_json
 from tests.server.llm.provider import Says, provided
-from tests.server.llm.test_chat import entries, helped, keys, model, outline, talking
+from tests.server.llm.test_chat import entries, helped, keys, model, outline, spoken, talking
 from tests.server.support import Tools
 
 __all__ = ["keys", "model"]
@@ -89,7 +89,7 @@ async def test_the_prompt_counts_within_the_budget(
     assert len(provider.asked) == 3
     for body in provider.asked:
         assert [text.strip() for text in told_first(body)] == [prompt.strip()]
-        told = {name: body[name] for name in ("messages", "system", "contents", "systemInstruction") if name in body}
+        told = [told_first(body), [said for said in spoken(body) if said[0] != "system"]]
         assert estimate_tokens(to_json(told)) <= budget
 
 
