@@ -73,8 +73,7 @@ async def test_what_is_noted_of_an_interrupted_answer_is_nobodys_prompt(database
     assert [told_first(body)[0] for body in provider.asked] == [PROMPT, PROMPT]
 
 
-@pytest.mark.parametrize("own", [False, True])
-@pytest.mark.parametrize("budget", [1_500, 4_000])
+@pytest.mark.parametrize(("budget", "own"), [(1_500, False), (4_000, True)])
 async def test_the_prompt_counts_within_the_budget(
     database_url: str, tmp_path: Path, model: str, budget: int, own: bool
 ) -> None:
