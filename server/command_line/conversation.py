@@ -1,6 +1,6 @@
 """A conversation with a person in a terminal: questions, a few commands, and what came before."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 from pydantic import ValidationError
@@ -37,7 +37,7 @@ class Conversation:
     model: str | None
     _unanswered: Question | None = None
     _has_interrupted: bool = False
-    _is_over: bool = field(default=False)
+    _is_over: bool = False
 
     async def resume(self, session_id: str) -> None:
         """Show the last exchanges of a session; raises Conflict where it is closed for more."""
@@ -59,30 +59,32 @@ class Conversation:
     def go_on(self) -> None:
         """Ask what is asked, until the person ends it."""
         self.screen.note(f"{check_model(self.settings, self.model)}; /help tells more, Ctrl-D ends")
-        while not self._is_over and (text := self._next()) is not None:
-            if not text:
-                continue
+        while not self._is_over:
+            try:
+                self._take_turn()
+            except KeyboardInterrupt as pressed:
+                self._interrupt(at_empty_line=pressed.args == (True,))
+
+    def _take_turn(self) -> None:
+        self.screen.end_line()
+        text = self.lines.read()
+        if text is None:
+            self._is_over = True
+            self.screen.grow("\n")
+        elif text:
             self._has_interrupted = False
             if text.startswith("/") and text[1:].partition(" ")[0].isalpha():
                 self._obey(*text[1:].split(None, 1))
             else:
                 self._ask(Question(text, self.talk.session_id, self.model, new_id()))
 
-    def _next(self) -> str | None:
-        while True:
-            try:
-                self.screen.end_line()
-                text = self.lines.read()
-            except KeyboardInterrupt as pressed:
-                self.screen.grow("\n")
-                if self._has_interrupted and pressed.args == (True,):
-                    return None
-                self._has_interrupted = True
-                self.screen.note("Ctrl-C once more, or Ctrl-D, ends")
-            else:
-                if text is None:
-                    self.screen.grow("\n")
-                return text
+    def _interrupt(self, *, at_empty_line: bool) -> None:
+        self.screen.grow("\n")
+        if self._has_interrupted and at_empty_line:
+            self._is_over = True
+            return
+        self._has_interrupted = True
+        self.screen.note("Ctrl-C once more, or Ctrl-D, ends")
 
     def _obey(self, command: str, argument: str | None = None) -> None:
         match command, argument:
