@@ -10,6 +10,7 @@ import sys
 import termios
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from tests.server.support import COMMAND, WAIT_SECONDS
 
@@ -38,6 +39,16 @@ class PseudoTerminal:
     def enter(self, line: str) -> None:
         """Type a line."""
         self.type(f"{line}\r")
+
+    def interrupt(self) -> None:
+        """Type Ctrl-C once the process waits for something to be typed.
+
+        Python's `readline` does not hear a signal between what it has shown and its next wait; nobody types so fast.
+        """
+        status = Path(f"/proc/{self.process.pid}/stat")
+        while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "S":
+            pass
+        self.type(CTRL_C)
 
     def until(self, text: str) -> str:
         """Wait until a text is shown, and return what is shown up to there since the last time."""
