@@ -121,9 +121,9 @@ class _Reader:
         if record.get("isSidechain") is True:
             agent = self._storable.name(record.get("agentId"))
             if agent is not None:
-                branch = Branch(agent, None, self._branches_at(agent))
+                branch = Branch(agent, None, self._branches_at(agent), begins_anew=True)
             elif branch is None:
-                branch = Branch(uuid or "sidechain", None, self._last_key)
+                branch = Branch(uuid or "sidechain", None, self._last_key, begins_anew=True)
         elif parent is not None and _is_prompt(record):
             if parent in self._prompted:
                 branch = Branch(uuid or key_of_line(parent), branch.id if branch else None, parent)
@@ -133,7 +133,7 @@ class _Reader:
         return branch
 
     def _branches_at(self, agent: str) -> str | None:
-        known = self._branches.setdefault(f"agent:{agent}", Branch(agent, None, self._last_key))
+        known = self._branches.setdefault(f"agent:{agent}", Branch(agent, None, self._last_key, begins_anew=True))
         return known.after if known else None
 
     def _take_turn(self, role: Role, record: dict[str, Any], taken: Record) -> None:

@@ -39,11 +39,15 @@ class Conversation:
 
 
 class Branch(NamedTuple):
-    """A line of talk beside the main one: it leaves `parent` (None is the main one) after the record `after`."""
+    """A line of talk beside the main one: it leaves `parent` (None is the main one) after the record `after`.
+
+    Where it `begins_anew`, who speaks in it knows nothing of what was said before.
+    """
 
     id: str
     parent: str | None = None
     after: str | None = None
+    begins_anew: bool = False
 
 
 @dataclass(slots=True)
