@@ -251,12 +251,14 @@ class _Appending:
         self._tally = tally
         self._pending: list[NewMessage] = []
         self._seqs: dict[str, int] = {}
-        self._twins: Twins | None = None
+        self._twins: Twins
 
     def append(self, entries: Sequence[Entry]) -> dict[str, int]:
         """Append what is new, and return the seq of each entry by its idempotency key."""
         keys = [entry.idempotency_key for entry in entries if entry.idempotency_key is not None]
         self._seqs = appended_keys(self._work.connection, self._user_id, self._session.id, keys)
+        new = [each for each in entries if isinstance(each, NewToolUsage) and each.idempotency_key not in self._seqs]
+        self._twins = Twins(self._work.connection, self._session.key, new)
         for entry in entries:
             key = entry.idempotency_key
             if isinstance(entry, NewToolUsage):
@@ -277,13 +279,10 @@ class _Appending:
                 completed = tool_usage.complete(work, self._user_id, session.id, self._seqs[key], usage)
                 self._tally.added["tool calls completed"] += completed
             return
-        if self._twins is None:
-            self._twins = Twins(work.connection, session.key)
         twin = self._twins.take(usage)
         if twin is not None:
-            tool_usage.adopt(work, self._user_id, session.id, twin, usage)
+            self._tally.added["tool calls joined"] += tool_usage.adopt(work, self._user_id, session.id, twin, usage)
             self._seqs[key] = twin
-            self._tally.added["tool calls joined"] += 1
             return
         self._seqs[key] = tool_usage.add(work, self._user_id, session.id, usage)["seq"]
         self._tally.added["tool calls"] += 1

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, update
 from typing_extensions import TypedDict
 
 from chat_service.events import Event
@@ -22,6 +22,7 @@ from chat_service.paging import END, check_filters, check_limit, make_cursor, re
 from chat_service.sessions import OWNED, Timeline, check_ids, digest_of, get_timeline
 from chat_service.timeline import Keyed, claim, find_replay
 from chat_service.tokens import count_tool_usage
+from chat_service.tool_usage_twins import join_imported
 from chat_service.users import USER_KEY, check_user_id, get_user_key
 from chat_service.work import Work
 from models.errors import Invalid
@@ -69,7 +70,8 @@ _INSERT = prepared_insert(tool_usages, leaving_out="key")
 _OF_SEQ = update(tool_usages).where(
     tool_usages.c.session_key == bindparam("of_session"), tool_usages.c.seq == bindparam("of_seq")
 )
-_COMPLETE = _OF_SEQ.where(tool_usages.c.status == "unknown", tool_usages.c.origin == "import")
+_END = _OF_SEQ.where(tool_usages.c.status == "unknown")
+_COMPLETE = _END.where(tool_usages.c.origin == "import")
 
 
 def add(
@@ -82,19 +84,22 @@ def add(
     """Append a tool call that has ended and return its record; a replay returns the first one.
 
     Without `message_seq` the record joins the last message that refers to its tool_call_id, if there is one; if that
-    message comes later, it joins the record. Raises what appending messages does.
+    message comes later, it joins the record. A proxy's record of a call that was imported becomes one with that. Raises
+    what appending messages does.
     """
     work.limits.check_tool_usage(usage)
     keyed = Keyed(usage.idempotency_key, None if usage.idempotency_key is None else digest_of(usage))
     seqs = find_replay(work.connection, user_id, session_id, "tool_usage", [keyed])
     if seqs is not None:
-        parameters = check_ids(user_id, session_id) | {"seq": seqs[0]}
-        found = all_rows(work.connection, ToolUsageDict, _BY_SEQ, parameters)
-        name_entries(found, user_id, session_id)
-        return found[0]
+        return _stored(work.connection, user_id, session_id, seqs[0])
     message_seq = usage.message_seq
     if message_seq is not None and not is_message(work.connection, user_id, session_id, message_seq):
         raise Invalid("message_seq is not the seq of an earlier message of this session.")
+    if usage.origin == "proxy" and expected_seq is None:
+        joined = join_imported(work, user_id, session_id, usage)
+        if joined is not None:
+            work.tell(Event(user_id, session_id, "updated"))
+            return _stored(work.connection, user_id, session_id, joined)
     timeline, seq = claim(work, user_id, session_id, new_tool_usages=1, expected_seq=expected_seq)
     if message_seq is None and usage.tool_call_id is not None:
         message_seq = _asked_by(work.connection, timeline, usage.tool_call_id, seq)
@@ -145,21 +150,35 @@ def complete(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage
     return is_completed
 
 
-def adopt(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage: NewToolUsage) -> None:
-    """Let the record of a proxy be that of an imported call: with its id, its key and the message that asked for it."""
+def adopt(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage: NewToolUsage) -> bool:
+    """Let the record of a proxy be that of an imported call, and tell whether that changed anything.
+
+    It gets the call's id, the message that asked for it, its key if it has none, and how it ended where the proxy did
+    not see that.
+    """
     timeline = get_timeline(work.connection, user_id, session_id)
-    message_seq = None
-    if usage.tool_call_id is not None:
-        message_seq = _asked_by(work.connection, timeline, usage.tool_call_id, END)
-    values = {
-        "tool_call_id": usage.tool_call_id,
-        "message_seq": func.coalesce(tool_usages.c.message_seq, message_seq),
-    }
     where = {"of_session": timeline.session_key, "of_seq": seq}
-    work.connection.execute(_OF_SEQ.values(values), where)
+    asked_by = None
+    if usage.tool_call_id is not None:
+        asked_by = _asked_by(work.connection, timeline, usage.tool_call_id, END)
+    message_seq = func.coalesce(tool_usages.c.message_seq, asked_by)
+    is_new = or_(
+        tool_usages.c.tool_call_id.is_distinct_from(usage.tool_call_id),
+        tool_usages.c.message_seq.is_distinct_from(message_seq),
+    )
+    named = _OF_SEQ.where(is_new).values(tool_call_id=usage.tool_call_id, message_seq=message_seq)
+    changed = work.connection.execute(named, where).rowcount
+    if usage.outcome != "unknown":
+        ended = {"result": usage.result, "status": usage.outcome, "error": usage.error}
+        ended["token_count"] = count_tool_usage(work.limits.count_tokens, usage)
+        changed += work.connection.execute(_END.values(ended), where).rowcount
     keyed = {"idempotency_key": usage.idempotency_key, "digest": digest_of(usage)}
-    work.connection.execute(_OF_SEQ.where(tool_usages.c.idempotency_key.is_(None)).values(keyed), where)
-    work.tell(Event(user_id, session_id, "updated"))
+    changed += work.connection.execute(
+        _OF_SEQ.where(tool_usages.c.idempotency_key.is_(None)).values(keyed), where
+    ).rowcount
+    if changed:
+        work.tell(Event(user_id, session_id, "updated"))
+    return bool(changed)
 
 
 def list_tool_usage(
@@ -216,6 +235,12 @@ def _filters(tool_name: str | None, status: ToolStatus | None) -> dict[str, str]
 
 def _equal(filters: dict[str, str]) -> list[ColumnElement[bool]]:
     return [tool_usages.c[name] == value for name, value in filters.items()]
+
+
+def _stored(connection: Connection, user_id: UserId, session_id: SessionId, seq: int) -> ToolUsageDict:
+    found = all_rows(connection, ToolUsageDict, _BY_SEQ, check_ids(user_id, session_id) | {"seq": seq})
+    name_entries(found, user_id, session_id)
+    return found[0]
 
 
 def _asked_by(connection: Connection, timeline: Timeline, tool_call_id: str, up_to_seq: int) -> int | None:
