@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Update, bindparam, func, or_, select, update
 from typing_extensions import TypedDict
 
+from chat_service import blobs, tool_payloads
 from chat_service.events import Event
 from chat_service.lineage import (
     LINEAGE,
@@ -101,6 +102,7 @@ def add(
             work.tell(Event(user_id, session_id, "updated"))
             return _stored(work.connection, user_id, session_id, joined)
     timeline, seq = claim(work, user_id, session_id, new_tool_usages=1, expected_seq=expected_seq)
+    kept = tool_payloads.keep(work.connection, usage)
     if message_seq is None and usage.tool_call_id is not None:
         message_seq = _asked_by(work.connection, timeline, usage.tool_call_id, seq)
     record: ToolUsageDict = {
@@ -119,13 +121,15 @@ def add(
         "started_at": None if usage.started_at is None else to_timestamp(usage.started_at),
         "duration_ms": usage.duration_ms,
         "origin": usage.origin,
-        "token_count": count_tool_usage(work.limits.count_tokens, usage),
+        "token_count": count_tool_usage(work.limits.count_tokens, kept),
         "call_metadata": usage.call_metadata,
         "created_at": work.now,
     }
     inside: dict[str, Any] = {"session_key": timeline.session_key, "idempotency_key": keyed.idempotency_key}
     row = {name: value for name, value in record.items() if name in tool_usages.c} | inside | {"digest": keyed.digest}
-    _INSERT.run(work.connection, row)
+    _INSERT.run(work.connection, row | {"result": kept.result})
+    if kept is not usage:
+        blobs.refer_to(work.connection, timeline.session_key, seq, tool_payloads.digests_of(kept.result))
     return record
 
 
@@ -135,16 +139,9 @@ def complete(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage
     A call that was closed as `unknown` is one whose end we did not see: what came of it belongs into the same record.
     """
     work.limits.check_tool_usage(usage)
-    values = {
-        "result": usage.result,
-        "status": usage.outcome,
-        "error": usage.error,
-        "duration_ms": usage.duration_ms,
-        "token_count": count_tool_usage(work.limits.count_tokens, usage),
-        "digest": digest_of(usage),
-    }
-    where = {"of_session": get_timeline(work.connection, user_id, session_id).session_key, "of_seq": seq}
-    is_completed = work.connection.execute(_COMPLETE.values(values), where).rowcount == 1
+    session_key = get_timeline(work.connection, user_id, session_id).session_key
+    values = {"duration_ms": usage.duration_ms, "digest": digest_of(usage)}
+    is_completed = _end(work, _COMPLETE.values(values), session_key, seq, usage)
     if is_completed:
         work.tell(Event(user_id, session_id, "updated"))
     return is_completed
@@ -169,9 +166,7 @@ def adopt(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage: N
     named = _OF_SEQ.where(is_new).values(tool_call_id=usage.tool_call_id, message_seq=message_seq)
     changed = work.connection.execute(named, where).rowcount
     if usage.outcome != "unknown":
-        ended = {"result": usage.result, "status": usage.outcome, "error": usage.error}
-        ended["token_count"] = count_tool_usage(work.limits.count_tokens, usage)
-        changed += work.connection.execute(_END.values(ended), where).rowcount
+        changed += _end(work, _END, timeline.session_key, seq, usage)
     keyed = {"idempotency_key": usage.idempotency_key, "digest": digest_of(usage)}
     changed += work.connection.execute(
         _OF_SEQ.where(tool_usages.c.idempotency_key.is_(None)).values(keyed), where
@@ -179,6 +174,22 @@ def adopt(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage: N
     if changed:
         work.tell(Event(user_id, session_id, "updated"))
     return bool(changed)
+
+
+def _end(work: Work, statement: Update, session_key: int, seq: int, usage: NewToolUsage) -> bool:
+    """Write how a call ended where its record does not say that; tells whether it was written."""
+    kept = tool_payloads.keep(work.connection, usage)
+    values = {
+        "result": kept.result,
+        "status": usage.outcome,
+        "error": usage.error,
+        "token_count": count_tool_usage(work.limits.count_tokens, kept),
+    }
+    where = {"of_session": session_key, "of_seq": seq}
+    is_written = work.connection.execute(statement.values(values), where).rowcount == 1
+    if is_written and kept is not usage:
+        blobs.refer_to(work.connection, session_key, seq, tool_payloads.digests_of(kept.result))
+    return is_written
 
 
 def list_tool_usage(
@@ -226,6 +237,12 @@ def list_tool_usage(
     if not records and session_id is None:
         get_user_key(connection, user_id)
     name_entries(records, user_id, None if timeline is None or timeline.inherited else session_id)
+    with_payloads: dict[SessionId, list[ToolUsageDict]] = {}
+    for record in records:
+        if tool_payloads.digests_of(record["result"]):
+            with_payloads.setdefault(session_id or SessionId(record["session_id"]), []).append(record)
+    for of_session, some in with_payloads.items():
+        tool_payloads.put_back(connection, get_timeline(connection, user_id, of_session), some)
     return {"tool_usages": records, "next_cursor": None if last is None else make_cursor(last, *of)}
 
 
@@ -240,6 +257,8 @@ def _equal(filters: dict[str, str]) -> list[ColumnElement[bool]]:
 def _stored(connection: Connection, user_id: UserId, session_id: SessionId, seq: int) -> ToolUsageDict:
     found = all_rows(connection, ToolUsageDict, _BY_SEQ, check_ids(user_id, session_id) | {"seq": seq})
     name_entries(found, user_id, session_id)
+    if tool_payloads.digests_of(found[0]["result"]):
+        tool_payloads.put_back(connection, get_timeline(connection, user_id, session_id), found)
     return found[0]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, bindparam, case, func, literal, or_, select, type_coerce, update
 
+from chat_service import blobs, tool_payloads
 from chat_service.sessions import OWNED, digest_of
 from chat_service.tokens import count_tool_usage
 from chat_service.work import Work
@@ -155,8 +156,10 @@ def join_imported(work: Work, user_id: UserId, session_id: SessionId, usage: New
     if usage.idempotency_key is not None:
         values |= {"idempotency_key": usage.idempotency_key, "digest": digest_of(usage)}
     if found.status == "unknown" and usage.outcome != "unknown":
-        values |= {"status": usage.outcome, "result": usage.result, "error": usage.error}
-        values["token_count"] = count_tool_usage(work.limits.count_tokens, usage)
+        kept = tool_payloads.keep(work.connection, usage)
+        blobs.refer_to(work.connection, found.key, found.seq, tool_payloads.digests_of(kept.result))
+        values |= {"status": kept.outcome, "result": kept.result, "error": kept.error}
+        values["token_count"] = count_tool_usage(work.limits.count_tokens, kept)
     known = {name: value for name, value in values.items() if value is not None}
     work.connection.execute(_JOIN.values(known), {"of_session": found.key, "of_seq": found.seq})
     return int(found.seq)

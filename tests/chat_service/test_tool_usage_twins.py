@@ -14,7 +14,8 @@ from models.errors import Conflict
 from models.ids import SessionId, UserId
 from models.inputs import NewToolUsage
 from tests.chat_service.transcripts.support import history_of, take_in
-from tests.support import done, new_session, new_user, url_of, watch_statements
+from tests.conftest import url_of
+from tests.support import done, new_session, new_user, watch_statements
 
 pytestmark = pytest.mark.anyio
 
