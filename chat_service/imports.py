@@ -18,7 +18,7 @@ from chat_service.import_sessions import Origin
 from chat_service.limits import Limits
 from chat_service.service import ChatService
 from chat_service.transcripts.formats import Format
-from chat_service.transcripts.neutral import Conversation, Ending, Record, Source
+from chat_service.transcripts.neutral import COULD_NOT_BE_READ, Conversation, Ending, Record, Source
 from chat_service.work import Work
 from models.errors import ChatError, Invalid, TooLarge
 from models.ids import UserId
@@ -37,7 +37,6 @@ MAX_HELD = 5_000
 LIMITS = Limits(content=64 * 1024 * 1024)
 """What an imported entry may hold: it was said, so it is kept, also where a client could not send it in one call."""
 
-COULD_NOT_BE_READ = "could not be read"
 CALLS = "tool calls without a result"
 NO_CONVERSATION = "nothing was said in this conversation"
 UNPLACED = "waits for the record that it follows"
@@ -89,7 +88,7 @@ async def import_file(
     report.files += 1
     try:
         with path.open("rb") as bytes_of_file:
-            file = io.TextIOWrapper(bytes_of_file, encoding="utf-8", errors="replace", newline="\n")
+            file = io.TextIOWrapper(bytes_of_file, encoding="utf-8", errors="surrogateescape", newline="\n")
             source = Source(file, form.name_of(path))
             importing = _Importing(service, user_id, origin, report)
             for record in form.read(source):
@@ -124,8 +123,8 @@ def _report_source(report: Report, path: Path, source: Source) -> None:
     unreadable = +source.unreadable
     for kind, count in unreadable.items():
         report.tally.skipped[kind, COULD_NOT_BE_READ] += count
-    if unreadable:
-        counts = ", ".join(f"{kind}: {count}" for kind, count in sorted(unreadable.items()))
+    if unreadable or source.unparsed:
+        counts = ", ".join(f"{kind}: {count}" for kind, count in sorted((unreadable + source.unparsed).items()))
         report.problems.append((str(path), f"{COULD_NOT_BE_READ} in full ({counts})"))
 
 
@@ -196,7 +195,8 @@ class _Importing:
 
     def _skip(self, records: Iterable[Record], reason: str) -> None:
         for record in records:
-            self._report.tally.skipped[record.kind, reason] += 1
+            is_unparsed = record.reason == COULD_NOT_BE_READ
+            self._report.tally.skipped[record.kind, COULD_NOT_BE_READ if is_unparsed else reason] += 1
 
 
 def _is_of(record: Record, conversations: list[Conversation]) -> bool:

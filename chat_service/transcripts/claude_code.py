@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from chat_service.transcripts.blocks import take_content
-from chat_service.transcripts.lines import objects_of
+from chat_service.transcripts.lines import lines_of
 from chat_service.transcripts.neutral import (
     REPEATS,
     Branch,
@@ -31,7 +31,7 @@ from chat_service.transcripts.storable import (
     moment_of,
     usage_of,
 )
-from chat_service.transcripts.turns import RESULTS_WITHOUT_CALLS, SAYS_NOTHING, Talk, Turn, key_of_line
+from chat_service.transcripts.turns import RESULTS_WITHOUT_CALLS, SAYS_NOTHING, Talk, Turn, key_of_line, unparsed
 from models.inputs import Role, Usage
 
 NOT_SAID = "not part of what was said"
@@ -60,8 +60,8 @@ def read(lines: Iterable[str]) -> Transcript:
 def read_records(source: Source) -> Iterator[Record | Ending]:
     """Read the records of one session."""
     reader = _Reader(source)
-    for record, line in objects_of(source):
-        yield reader.take(record, line)
+    for record, line in lines_of(source):
+        yield reader.take_unparsed(record, line) if isinstance(record, str) else reader.take(record, line)
     yield reader.ending()
 
 
@@ -110,6 +110,10 @@ class _Reader:
             conversation.last_moment = taken.moment or conversation.last_moment
         self._is_named = self._is_named or bool(taken.entries)
         return taken
+
+    def take_unparsed(self, kind: str, line: str) -> Record:
+        """Take a line that holds nothing that can be read."""
+        return unparsed(self._source, self._talk, self._conversation, kind, line)
 
     def ending(self) -> Ending:
         """Return what is still open."""

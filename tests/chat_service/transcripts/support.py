@@ -199,7 +199,7 @@ WRITERS: dict[str, tuple[str, Callable[[Sequence[Said]], str]]] = {
 
 def open_bytes(data: bytes) -> io.TextIOWrapper:
     """Open bytes as a file is opened for an import."""
-    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="replace", newline="\n")
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 async def take_in(
