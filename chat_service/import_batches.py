@@ -191,7 +191,7 @@ def _placed(connection: Connection, records: list[Record], sessions: dict[str | 
                 branch_id = parent_id
             else:
                 branch_id = record.native_id
-                branches[branch_id] = Branch(branch_id, parent_id, follows)
+                branches[branch_id] = Branch(branch_id, parent_id, follows, begins_anew=follows is None)
             branch_of[record.native_id] = branch_id
             tips[branch_id] = record.native_id
         placed.append(replace(record, branch=branches.setdefault(branch_id, Branch(branch_id or ""))))
