@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Connection, bindparam, case, func, literal, or_, select, type_coerce, update
 
 from chat_service import blobs, tool_payloads
-from chat_service.sessions import OWNED, digest_of
+from chat_service.sessions import OWNED, check_ids, digest_of
 from chat_service.tokens import count_tool_usage
 from chat_service.work import Work
 from models.ids import SessionId, UserId, to_microseconds, to_timestamp
@@ -166,7 +166,7 @@ def join_imported(work: Work, user_id: UserId, session_id: SessionId, usage: New
 
 
 def _imported(connection: Connection, user_id: UserId, session_id: SessionId, usage: NewToolUsage) -> Any:
-    where: dict[str, Any] = {"user_id": user_id, "session_id": session_id}
+    where: dict[str, Any] = {**check_ids(user_id, session_id)}
     if usage.tool_call_id is not None and not is_made(usage.tool_call_id, usage.idempotency_key):
         return connection.execute(_IMPORTED_OF_ID, where | {"tool_call_id": usage.tool_call_id}).one_or_none()
     if usage.started_at is None:

@@ -10,7 +10,7 @@ import pytest
 
 from chat_service.service import ChatService
 from models.database import Database
-from models.errors import Conflict
+from models.errors import Conflict, Invalid, NotFound
 from models.ids import SessionId, UserId
 from models.inputs import NewToolUsage
 from tests.chat_service.transcripts.support import history_of, take_in
@@ -249,9 +249,12 @@ async def test_no_second_conversation_goes_into_a_session(service: ChatService, 
 
 
 async def test_nobody_imports_into_the_session_of_somebody_else(service: ChatService, user_id: UserId) -> None:
-    from models.errors import NotFound
-
     stranger = await new_user(service, "mallory")
     session_id = SessionId(await new_session(service, user_id))
     with pytest.raises(NotFound):
         await take_in(service, stranger, "claude-code", transcript(), into=session_id)
+    await take_in(service, user_id, "claude-code", transcript(), into=session_id)
+    with pytest.raises(NotFound):
+        await service.add_tool_usage(stranger, session_id, by_proxy(**KEY))
+    with pytest.raises(Invalid):
+        await service.add_tool_usage(user_id, SessionId("none"), by_proxy())

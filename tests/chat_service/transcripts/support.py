@@ -79,7 +79,7 @@ def anthropic_messages(turns: Sequence[Said]) -> list[dict[str, Any]]:
         if turn.what == "tool":
             use = {"type": "tool_use", "id": f"t-{number}", "name": turn.tool, "input": turn.arguments}
             messages.append({"role": "assistant", "content": [use]})
-            answer = {"type": "tool_result", "tool_use_id": f"t-{number}", "content": turn.result}
+            answer: dict[str, Any] = {"type": "tool_result", "tool_use_id": f"t-{number}", "content": turn.result}
             answer |= {"is_error": True} if turn.failed else {}
             messages.append({"role": "user", "content": [answer]})
         elif turn.what == "thought":
@@ -249,7 +249,7 @@ async def told_by(service: ChatService, user_id: UserId, session_id: str) -> lis
         if "message_type" not in entry:
             result = entry["result"]
             text = result.get("text") if isinstance(result, dict) else result
-            done = {"tool": entry["tool_name"], "arguments": entry["arguments"], "result": text}
+            done: dict[str, Any] = {"tool": entry["tool_name"], "arguments": entry["arguments"], "result": text}
             turns.append(Said("tool", **done, failed=entry["status"] == "error"))
             continue
         for part in entry["parts"] or [{"type": "text", "content": entry["content"]}]:
