@@ -1,4 +1,4 @@
-"""Blobs: what was attached to messages, kept once by its content, for as long as a message refers to it."""
+"""Blobs: what was attached to messages or given by tools, kept once by its content while an entry refers to it."""
 
 import base64
 import binascii
@@ -75,13 +75,16 @@ def is_kept(connection: Connection, sha256: str) -> bool:
     return connection.execute(_KEY, {"sha256": bytes.fromhex(sha256)}).first() is not None
 
 
-def refer(work: Work, session_key: int, message_seq: int, parts: Iterable[KeptPart]) -> None:
+def refer(work: Work, session_key: int, seq: int, parts: Iterable[KeptPart]) -> None:
     """Note which blobs a stored message refers to."""
-    digests = dict.fromkeys(part.sha256 for part in parts if isinstance(part, BlobReferencePart))
-    for sha256 in digests:
-        blob_key = work.connection.execute(_KEY, {"sha256": bytes.fromhex(sha256)}).scalar_one()
-        reference = {"session_key": session_key, "message_seq": message_seq, "blob_key": blob_key}
-        work.connection.execute(_REFERENCE, reference)
+    refer_to(work.connection, session_key, seq, [part.sha256 for part in parts if isinstance(part, BlobReferencePart)])
+
+
+def refer_to(connection: Connection, session_key: int, seq: int, digests: Iterable[str]) -> None:
+    """Note which blobs a stored entry refers to."""
+    for sha256 in dict.fromkeys(digests):
+        blob_key = connection.execute(_KEY, {"sha256": bytes.fromhex(sha256)}).scalar_one()
+        connection.execute(_REFERENCE, {"session_key": session_key, "message_seq": seq, "blob_key": blob_key})
 
 
 def read(connection: Connection, user_id: UserId, session_id: SessionId, sha256: str) -> bytes:

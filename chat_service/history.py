@@ -20,6 +20,7 @@ from chat_service.messages import (
 from chat_service.paging import END, check_limit, check_seq
 from chat_service.previews import read_previews
 from chat_service.sessions import Timeline, find_session, get_timeline
+from chat_service.tool_payloads import put_back
 from chat_service.tool_usage import INHERITED_TOOL_USAGE_COLUMNS, TOOL_USAGE_COLUMNS
 from models.errors import Invalid, NotFound
 from models.ids import SessionId, UserId
@@ -74,10 +75,14 @@ def get_history(
 def get_range(
     connection: Connection, user_id: UserId, session_id: SessionId, timeline: Timeline, low: int, high: int
 ) -> list[MessageDict | ToolUsageDict]:
-    """Return the entries after seq `low` up to seq `high`, oldest first, in two statements."""
+    """Return the entries after seq `low` up to seq `high`, oldest first, in two statements.
+
+    One more puts the images and documents back that results hold, where there are any.
+    """
     parameters: dict[str, Any] = {"user_id": user_id, "session_id": session_id, "low": low, "high": high}
     said = read_entries(connection, MessageDict, _MESSAGES, timeline, parameters)
     done = read_entries(connection, ToolUsageDict, _TOOL_USAGES, timeline, parameters)
+    put_back(connection, timeline, done)
     return sorted([*said, *done], key=_seq)
 
 

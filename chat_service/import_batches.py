@@ -23,6 +23,8 @@ from models.inputs import NewMessage, NewToolUsage
 SILENCE = timedelta(days=1)
 """A conversation that says nothing for so long has ended, and with it the calls that got no result."""
 
+ARCHIVED = "the session is archived"
+
 
 @dataclass(slots=True)
 class Tally:
@@ -34,6 +36,7 @@ class Tally:
     added: Counter[str] = field(default_factory=Counter)
     waiting: int = 0
     held: list[Record] = field(default_factory=list)
+    unplaced: list[Record] = field(default_factory=list)
 
     def __iadd__(self, other: "Tally") -> "Tally":
         self.stored += other.stored
@@ -41,6 +44,8 @@ class Tally:
         self.skipped += other.skipped
         self.added += other.added
         self.waiting += other.waiting
+        self.held += other.held
+        self.unplaced += other.unplaced
         return self
 
 
@@ -48,7 +53,8 @@ def store(work: Work, user_id: UserId, origin: Origin, batch: Sequence[Record], 
     """Store records that follow each other in their source, and count them.
 
     Records before the first message of a conversation are handed back in `held`, unless `force`: no session is made
-    for notes about nothing.
+    for notes about nothing. So are, in `unplaced`, those of a branch that leaves after a record that has not come yet;
+    with `force` it leaves where the time says.
     """
     tally = Tally()
     for conversation, records in _by_conversation(batch):
@@ -56,7 +62,21 @@ def store(work: Work, user_id: UserId, origin: Origin, batch: Sequence[Record], 
     return tally
 
 
-def close(work: Work, user_id: UserId, origin: Origin, ending: Ending) -> Tally:
+def end(work: Work, user_id: UserId, origin: Origin, ending: Ending, unplaced: Sequence[Record]) -> Tally:
+    """Store what waited for the end of a conversation, where it has ended: its branches, and calls without a result."""
+    tally = Tally()
+    conversation = ending.conversation
+    late = [record for record in unplaced if record.conversation is conversation]
+    tally.unplaced = [record for record in unplaced if record.conversation is not conversation]
+    if conversation.last_moment is None or _is_over(conversation, work.now):
+        tally += store(work, user_id, origin, late, force=True)
+    else:
+        tally.unplaced += late
+    tally += _close(work, user_id, origin, ending)
+    return tally
+
+
+def _close(work: Work, user_id: UserId, origin: Origin, ending: Ending) -> Tally:
     """Store the calls that got no result, as `unknown`, each in the session of the record that asked for it."""
     tally = Tally()
     if not ending.waiting:
@@ -110,17 +130,41 @@ def _store_conversation(
         by_branch.setdefault(record.branch, []).append(record)
     # Those first that have a session, or something to say: the others may branch from them, or go without.
     groups = [(None if branch is None else branch.id, branch, some) for branch, some in by_branch.items()]
-    groups.sort(key=lambda group: group[0] not in sessions and not any(record.entries for record in group[2]))
+    needed = _needed(groups) | {*sessions}
+    groups.sort(key=lambda group: group[0] not in needed)
     for branch_id, branch, some in groups:
         session = sessions.get(branch_id)
-        if session is None and not force and not any(record.entries for record in some):
+        if session is None and not force and branch_id not in needed:
             tally.held += some
             continue
+        if session is None and branch is not None and not import_sessions.is_placed(work.connection, branch, sessions):
+            parent = sessions.get(branch.parent) or sessions.get(None)
+            if parent is not None and parent.status != "active":
+                _skip(some, ARCHIVED, tally)
+                continue
+            if not force:
+                tally.unplaced += some
+                continue
         if session is None:
+            before = len(sessions)
             session = import_sessions.make(work, user_id, origin, conversation, branch, sessions, some)
-            tally.added["sessions"] += 1
+            tally.added["sessions"] += len(sessions) - before
         _store_strand(work, user_id, session, some, tally)
         import_sessions.touch(work, user_id, session, conversation, some)
+
+
+def _needed(groups: Sequence[tuple[str | None, Branch | None, list[Record]]]) -> set[str | None]:
+    """Return which branches have something to say, and those that they leave."""
+    needed: set[str | None] = set()
+    for branch_id, branch, some in reversed(groups):
+        if branch_id in needed or any(record.entries for record in some):
+            needed |= {branch_id} if branch is None else {branch_id, branch.parent}
+    return needed
+
+
+def _skip(records: Iterable[Record], reason: str, tally: Tally) -> None:
+    for record in records:
+        tally.skipped[record.kind, reason] += 1
 
 
 def _placed(connection: Connection, records: list[Record], sessions: dict[str | None, ImportSession]) -> list[Record]:
@@ -147,7 +191,7 @@ def _placed(connection: Connection, records: list[Record], sessions: dict[str | 
                 branch_id = parent_id
             else:
                 branch_id = record.native_id
-                branches[branch_id] = Branch(branch_id, parent_id, follows)
+                branches[branch_id] = Branch(branch_id, parent_id, follows, begins_anew=follows is None)
             branch_of[record.native_id] = branch_id
             tips[branch_id] = record.native_id
         placed.append(replace(record, branch=branches.setdefault(branch_id, Branch(branch_id or ""))))
@@ -163,7 +207,7 @@ def _store_strand(work: Work, user_id: UserId, session: ImportSession, records: 
     for record in records:
         first = found.get(record.native_id)
         if first is None and session.status != "active":
-            tally.skipped[record.kind, "the session is archived"] += 1
+            _skip([record], ARCHIVED, tally)
         elif first is None and record.native_id not in seen:
             seen.add(record.native_id)
             fresh.append(record)
@@ -207,12 +251,14 @@ class _Appending:
         self._tally = tally
         self._pending: list[NewMessage] = []
         self._seqs: dict[str, int] = {}
-        self._twins: Twins | None = None
+        self._twins: Twins
 
     def append(self, entries: Sequence[Entry]) -> dict[str, int]:
         """Append what is new, and return the seq of each entry by its idempotency key."""
         keys = [entry.idempotency_key for entry in entries if entry.idempotency_key is not None]
         self._seqs = appended_keys(self._work.connection, self._user_id, self._session.id, keys)
+        new = [each for each in entries if isinstance(each, NewToolUsage) and each.idempotency_key not in self._seqs]
+        self._twins = Twins(self._work.connection, self._session.key, new)
         for entry in entries:
             key = entry.idempotency_key
             if isinstance(entry, NewToolUsage):
@@ -233,13 +279,10 @@ class _Appending:
                 completed = tool_usage.complete(work, self._user_id, session.id, self._seqs[key], usage)
                 self._tally.added["tool calls completed"] += completed
             return
-        if self._twins is None:
-            self._twins = Twins(work.connection, session.key)
         twin = self._twins.take(usage)
         if twin is not None:
-            tool_usage.adopt(work, self._user_id, session.id, twin, usage)
+            self._tally.added["tool calls joined"] += tool_usage.adopt(work, self._user_id, session.id, twin, usage)
             self._seqs[key] = twin
-            self._tally.added["tool calls joined"] += 1
             return
         self._seqs[key] = tool_usage.add(work, self._user_id, session.id, usage)["seq"]
         self._tally.added["tool calls"] += 1

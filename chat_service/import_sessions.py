@@ -1,7 +1,9 @@
 """The sessions of an import: found by where they came from, made when something was said, and kept in step.
 
 A conversation's main line is the session of its source and source id; a branch is one more, whose source id goes on
-with the branch's own id.
+with the branch's own id. A branch that was left by going back is a fork: it has what was said before as its parent has
+it, and stores what it says itself. A subagent's conversation begins anew and saw nothing of the other: a fork that
+inherits nothing, whose session_data says in `branch_of` where it was sent from.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, or_, select, update
 
-from chat_service import sessions, source_records
+from chat_service import forks, sessions, source_records
 from chat_service.sessions import OWNED, check_ids
 from chat_service.transcripts.neutral import Branch, Conversation, Record
 from chat_service.users import USER_KEY
@@ -32,6 +34,8 @@ _COLUMNS = (
     chat_sessions.c.status,
     chat_sessions.c.session_data,
     chat_sessions.c.last_append_at,
+    chat_sessions.c.forked_from_seq,
+    chat_sessions.c.merged_into,
 )
 _OF_CONVERSATION = (
     select(*_COLUMNS)
@@ -61,7 +65,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class ImportSession:
-    """A session that an import appends to; `branch_id` is None for the main line of its conversation."""
+    """A session that an import appends to; `branch_id` is None for the main line of its conversation.
+
+    `inherited` is the last seq that it has from another one.
+    """
 
     id: SessionId
     key: int
@@ -70,6 +77,8 @@ class ImportSession:
     status: str
     session_data: dict[str, Any]
     last_append_at: str | None
+    inherited: int
+    is_merged: bool
 
 
 def of_conversation(
@@ -97,26 +106,62 @@ def make(
             new_session = _new_session(origin, conversation, conversation.source_id, conversation.title)
             session_id = SessionId(sessions.create(work, user_id, new_session)["id"])
     else:
-        parent = known.get(branch.parent) or known.get(None)
-        if parent is None:
-            parent = make(work, user_id, origin, conversation, None, known, [])
-        moment = next((record.moment for record in records if record.moment is not None), None)
-        seq = source_records.seq_after(
-            work.connection, parent.key, branch.after, None if moment is None else to_timestamp(moment)
-        )
+        parent = _parent(work, user_id, origin, conversation, branch, known)
+        seq = _leaves_at(work.connection, parent, branch, records)
         title = None if conversation.title is None else f"{conversation.title[:490]} (branch)"
         new_session = _new_session(origin, conversation, f"{conversation.source_id}/{branch.id}", title)
-        session_id = open_branch(work, user_id, parent.id, seq, new_session)
+        session_id = _open_branch(work, user_id, parent, seq, new_session, begins_anew=branch.begins_anew)
     row = work.connection.execute(_BY_ID, check_ids(user_id, session_id)).one()
     made = known[None if branch is None else branch.id] = _session(row, conversation)
     return made
 
 
-def open_branch(work: Work, user_id: UserId, parent: SessionId, at_seq: int, new_session: NewSession) -> SessionId:
-    """Open a session that leaves another one after a seq, and return its id; its session_data names both."""
-    branch_of = {"branch_of": {"session_id": parent, "seq": at_seq}}
-    given = new_session.model_copy(update={"session_data": (new_session.session_data or {}) | branch_of})
-    return SessionId(sessions.create(work, user_id, given)["id"])
+def is_placed(connection: Connection, branch: Branch, known: dict[str | None, ImportSession]) -> bool:
+    """Tell whether it is on record where a branch leaves the session that it belongs to."""
+    if branch.begins_anew or branch.after is None:
+        return True
+    parent = known.get(branch.parent)
+    return parent is not None and bool(source_records.known(connection, [parent.key], [branch.after]))
+
+
+def _parent(
+    work: Work,
+    user_id: UserId,
+    origin: Origin,
+    conversation: Conversation,
+    branch: Branch,
+    known: dict[str | None, ImportSession],
+) -> ImportSession:
+    parent = known.get(branch.parent) or known.get(None)
+    return make(work, user_id, origin, conversation, None, known, []) if parent is None else parent
+
+
+def _leaves_at(connection: Connection, parent: ImportSession, branch: Branch, records: Sequence[Record]) -> int:
+    """Return the last seq before a branch: after the record that it follows, else at the moment when it begins."""
+    after = branch.after
+    if after is not None and not source_records.known(connection, [parent.key], [after]):
+        after = None
+    moment = next((record.moment for record in records if record.moment is not None), None)
+    seq = source_records.seq_after(connection, parent.key, after, None if moment is None else to_timestamp(moment))
+    return max(seq, parent.inherited)
+
+
+def _open_branch(
+    work: Work, user_id: UserId, parent: ImportSession, at_seq: int, new_session: NewSession, *, begins_anew: bool
+) -> SessionId:
+    """Open the session of a branch, and return its id."""
+    branch_of = {"branch_of": {"session_id": parent.id, "seq": at_seq}}
+    noted = new_session.model_copy(update={"session_data": (new_session.session_data or {}) | branch_of})
+    if parent.is_merged:
+        # Its entries have gone to another session, under other numbers: there is nothing to inherit.
+        return SessionId(sessions.create(work, user_id, noted)["id"])
+    fork_seq, given = (0, noted) if begins_anew else (at_seq, new_session)
+    fork_id = SessionId(forks.fork_session(work, user_id, parent.id, fork_seq)["id"])
+    work.connection.execute(
+        update(chat_sessions).where(OWNED).values(given.model_dump(exclude={"idempotency_key"})),
+        check_ids(user_id, fork_id),
+    )
+    return fork_id
 
 
 def touch(
@@ -139,7 +184,17 @@ def touch(
 def _session(row: Any, conversation: Conversation) -> ImportSession:
     branch_id = row.source_id.removeprefix(conversation.source_id).removeprefix("/") or None
     data = row.session_data if isinstance(row.session_data, dict) else {}
-    return ImportSession(SessionId(row.id), row.key, branch_id, row.title, row.status, data, row.last_append_at)
+    return ImportSession(
+        SessionId(row.id),
+        row.key,
+        branch_id,
+        row.title,
+        row.status,
+        data,
+        row.last_append_at,
+        row.forked_from_seq or 0,
+        row.merged_into is not None,
+    )
 
 
 def _new_session(origin: Origin, conversation: Conversation, source_id: str, title: str | None) -> NewSession:

@@ -18,7 +18,7 @@ from chat_service.import_sessions import Origin
 from chat_service.limits import Limits
 from chat_service.service import ChatService
 from chat_service.transcripts.formats import Format
-from chat_service.transcripts.neutral import Conversation, Ending, Record, Source
+from chat_service.transcripts.neutral import COULD_NOT_BE_READ, Conversation, Ending, Record, Source
 from chat_service.work import Work
 from models.errors import ChatError, Invalid, TooLarge
 from models.ids import UserId
@@ -37,9 +37,9 @@ MAX_HELD = 5_000
 LIMITS = Limits(content=64 * 1024 * 1024)
 """What an imported entry may hold: it was said, so it is kept, also where a client could not send it in one call."""
 
-COULD_NOT_BE_READ = "could not be read"
 CALLS = "tool calls without a result"
 NO_CONVERSATION = "nothing was said in this conversation"
+UNPLACED = "waits for the record that it follows"
 
 Progress = Callable[[int], None]
 
@@ -88,7 +88,7 @@ async def import_file(
     report.files += 1
     try:
         with path.open("rb") as bytes_of_file:
-            file = io.TextIOWrapper(bytes_of_file, encoding="utf-8", errors="replace", newline="\n")
+            file = io.TextIOWrapper(bytes_of_file, encoding="utf-8", errors="surrogateescape", newline="\n")
             source = Source(file, form.name_of(path))
             importing = _Importing(service, user_id, origin, report)
             for record in form.read(source):
@@ -123,8 +123,8 @@ def _report_source(report: Report, path: Path, source: Source) -> None:
     unreadable = +source.unreadable
     for kind, count in unreadable.items():
         report.tally.skipped[kind, COULD_NOT_BE_READ] += count
-    if unreadable:
-        counts = ", ".join(f"{kind}: {count}" for kind, count in sorted(unreadable.items()))
+    if unreadable or source.unparsed:
+        counts = ", ".join(f"{kind}: {count}" for kind, count in sorted((unreadable + source.unparsed).items()))
         report.problems.append((str(path), f"{COULD_NOT_BE_READ} in full ({counts})"))
 
 
@@ -139,6 +139,7 @@ class _Importing:
         self._records: list[Record] = []
         self._endings: list[Ending] = []
         self._held: list[Record] = []
+        self._unplaced: list[Record] = []
         self._entries = 0
         self._characters = 0
         self.is_new_batch = False
@@ -162,31 +163,40 @@ class _Importing:
     async def finish(self) -> None:
         """Store what is left."""
         await self._store()
-        self._skip(self._held)
+        self._skip(self._held, NO_CONVERSATION)
+        self._skip(self._unplaced, UNPLACED)
 
     async def _store(self) -> None:
-        batch, endings = self._held + self._records, self._endings
+        batch, endings = self._held + self._unplaced + self._records, self._endings
         self._records, self._endings, self._entries, self._characters = [], [], 0, 0
-        force = len(self._held) > MAX_HELD
+        force = len(self._held) + len(self._unplaced) > MAX_HELD
         user_id, origin = self._user_id, self._origin
 
         def unit(work: Work) -> Tally:
             importing = replace(work, limits=LIMITS)
             tally = import_batches.store(importing, user_id, origin, batch, force=force)
             for ending in endings:
-                tally += import_batches.close(importing, user_id, origin, ending)
+                unplaced, tally.unplaced = tally.unplaced, []
+                tally += import_batches.end(importing, user_id, origin, ending, unplaced)
             return tally
 
         if batch or endings:
             tally = await self._service.transaction(unit)
-            self._report.tally += tally
             over: list[Conversation] = [ending.conversation for ending in endings]
-            self._held = [record for record in tally.held if not _is_of(record, over)]
-            self._skip(record for record in tally.held if _is_of(record, over))
+            self._held = self._unless_over(tally.held, over, NO_CONVERSATION)
+            self._unplaced = self._unless_over(tally.unplaced, over, UNPLACED)
+            tally.held, tally.unplaced = [], []
+            self._report.tally += tally
 
-    def _skip(self, records: Iterable[Record]) -> None:
+    def _unless_over(self, records: list[Record], over: list[Conversation], reason: str) -> list[Record]:
+        """Return what may still come in, and count the rest as skipped."""
+        self._skip((record for record in records if _is_of(record, over)), reason)
+        return [record for record in records if not _is_of(record, over)]
+
+    def _skip(self, records: Iterable[Record], reason: str) -> None:
         for record in records:
-            self._report.tally.skipped[record.kind, NO_CONVERSATION] += 1
+            is_unparsed = record.reason == COULD_NOT_BE_READ
+            self._report.tally.skipped[record.kind, COULD_NOT_BE_READ if is_unparsed else reason] += 1
 
 
 def _is_of(record: Record, conversations: list[Conversation]) -> bool:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Connection, Update, bindparam, func, or_, select, update
 from typing_extensions import TypedDict
 
+from chat_service import blobs, tool_payloads
 from chat_service.events import Event
 from chat_service.lineage import (
     LINEAGE,
@@ -22,6 +23,7 @@ from chat_service.paging import END, check_filters, check_limit, make_cursor, re
 from chat_service.sessions import OWNED, Timeline, check_ids, digest_of, get_timeline
 from chat_service.timeline import Keyed, claim, find_replay
 from chat_service.tokens import count_tool_usage
+from chat_service.tool_usage_twins import join_imported
 from chat_service.users import USER_KEY, check_user_id, get_user_key
 from chat_service.work import Work
 from models.errors import Invalid
@@ -69,7 +71,8 @@ _INSERT = prepared_insert(tool_usages, leaving_out="key")
 _OF_SEQ = update(tool_usages).where(
     tool_usages.c.session_key == bindparam("of_session"), tool_usages.c.seq == bindparam("of_seq")
 )
-_COMPLETE = _OF_SEQ.where(tool_usages.c.status == "unknown", tool_usages.c.origin == "import")
+_END = _OF_SEQ.where(tool_usages.c.status == "unknown")
+_COMPLETE = _END.where(tool_usages.c.origin == "import")
 
 
 def add(
@@ -82,20 +85,24 @@ def add(
     """Append a tool call that has ended and return its record; a replay returns the first one.
 
     Without `message_seq` the record joins the last message that refers to its tool_call_id, if there is one; if that
-    message comes later, it joins the record. Raises what appending messages does.
+    message comes later, it joins the record. A proxy's record of a call that was imported becomes one with that. Raises
+    what appending messages does.
     """
     work.limits.check_tool_usage(usage)
     keyed = Keyed(usage.idempotency_key, None if usage.idempotency_key is None else digest_of(usage))
     seqs = find_replay(work.connection, user_id, session_id, "tool_usage", [keyed])
     if seqs is not None:
-        parameters = check_ids(user_id, session_id) | {"seq": seqs[0]}
-        found = all_rows(work.connection, ToolUsageDict, _BY_SEQ, parameters)
-        name_entries(found, user_id, session_id)
-        return found[0]
+        return _stored(work.connection, user_id, session_id, seqs[0])
     message_seq = usage.message_seq
     if message_seq is not None and not is_message(work.connection, user_id, session_id, message_seq):
         raise Invalid("message_seq is not the seq of an earlier message of this session.")
+    if usage.origin == "proxy" and expected_seq is None:
+        joined = join_imported(work, user_id, session_id, usage)
+        if joined is not None:
+            work.tell(Event(user_id, session_id, "updated"))
+            return _stored(work.connection, user_id, session_id, joined)
     timeline, seq = claim(work, user_id, session_id, new_tool_usages=1, expected_seq=expected_seq)
+    kept = tool_payloads.keep(work.connection, usage)
     if message_seq is None and usage.tool_call_id is not None:
         message_seq = _asked_by(work.connection, timeline, usage.tool_call_id, seq)
     record: ToolUsageDict = {
@@ -114,13 +121,15 @@ def add(
         "started_at": None if usage.started_at is None else to_timestamp(usage.started_at),
         "duration_ms": usage.duration_ms,
         "origin": usage.origin,
-        "token_count": count_tool_usage(work.limits.count_tokens, usage),
+        "token_count": count_tool_usage(work.limits.count_tokens, kept),
         "call_metadata": usage.call_metadata,
         "created_at": work.now,
     }
     inside: dict[str, Any] = {"session_key": timeline.session_key, "idempotency_key": keyed.idempotency_key}
     row = {name: value for name, value in record.items() if name in tool_usages.c} | inside | {"digest": keyed.digest}
-    _INSERT.run(work.connection, row)
+    _INSERT.run(work.connection, row | {"result": kept.result})
+    if kept is not usage:
+        blobs.refer_to(work.connection, timeline.session_key, seq, tool_payloads.digests_of(kept.result))
     return record
 
 
@@ -130,36 +139,57 @@ def complete(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage
     A call that was closed as `unknown` is one whose end we did not see: what came of it belongs into the same record.
     """
     work.limits.check_tool_usage(usage)
-    values = {
-        "result": usage.result,
-        "status": usage.outcome,
-        "error": usage.error,
-        "duration_ms": usage.duration_ms,
-        "token_count": count_tool_usage(work.limits.count_tokens, usage),
-        "digest": digest_of(usage),
-    }
-    where = {"of_session": get_timeline(work.connection, user_id, session_id).session_key, "of_seq": seq}
-    is_completed = work.connection.execute(_COMPLETE.values(values), where).rowcount == 1
+    session_key = get_timeline(work.connection, user_id, session_id).session_key
+    values = {"duration_ms": usage.duration_ms, "digest": digest_of(usage)}
+    is_completed = _end(work, _COMPLETE.values(values), session_key, seq, usage)
     if is_completed:
         work.tell(Event(user_id, session_id, "updated"))
     return is_completed
 
 
-def adopt(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage: NewToolUsage) -> None:
-    """Let the record of a proxy be that of an imported call: with its id, its key and the message that asked for it."""
+def adopt(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage: NewToolUsage) -> bool:
+    """Let the record of a proxy be that of an imported call, and tell whether that changed anything.
+
+    It gets the call's id, the message that asked for it, its key if it has none, and how it ended where the proxy did
+    not see that.
+    """
     timeline = get_timeline(work.connection, user_id, session_id)
-    message_seq = None
-    if usage.tool_call_id is not None:
-        message_seq = _asked_by(work.connection, timeline, usage.tool_call_id, END)
-    values = {
-        "tool_call_id": usage.tool_call_id,
-        "message_seq": func.coalesce(tool_usages.c.message_seq, message_seq),
-    }
     where = {"of_session": timeline.session_key, "of_seq": seq}
-    work.connection.execute(_OF_SEQ.values(values), where)
+    asked_by = None
+    if usage.tool_call_id is not None:
+        asked_by = _asked_by(work.connection, timeline, usage.tool_call_id, END)
+    message_seq = func.coalesce(tool_usages.c.message_seq, asked_by)
+    is_new = or_(
+        tool_usages.c.tool_call_id.is_distinct_from(usage.tool_call_id),
+        tool_usages.c.message_seq.is_distinct_from(message_seq),
+    )
+    named = _OF_SEQ.where(is_new).values(tool_call_id=usage.tool_call_id, message_seq=message_seq)
+    changed = work.connection.execute(named, where).rowcount
+    if usage.outcome != "unknown":
+        changed += _end(work, _END, timeline.session_key, seq, usage)
     keyed = {"idempotency_key": usage.idempotency_key, "digest": digest_of(usage)}
-    work.connection.execute(_OF_SEQ.where(tool_usages.c.idempotency_key.is_(None)).values(keyed), where)
-    work.tell(Event(user_id, session_id, "updated"))
+    changed += work.connection.execute(
+        _OF_SEQ.where(tool_usages.c.idempotency_key.is_(None)).values(keyed), where
+    ).rowcount
+    if changed:
+        work.tell(Event(user_id, session_id, "updated"))
+    return bool(changed)
+
+
+def _end(work: Work, statement: Update, session_key: int, seq: int, usage: NewToolUsage) -> bool:
+    """Write how a call ended where its record does not say that; tells whether it was written."""
+    kept = tool_payloads.keep(work.connection, usage)
+    values = {
+        "result": kept.result,
+        "status": usage.outcome,
+        "error": usage.error,
+        "token_count": count_tool_usage(work.limits.count_tokens, kept),
+    }
+    where = {"of_session": session_key, "of_seq": seq}
+    is_written = work.connection.execute(statement.values(values), where).rowcount == 1
+    if is_written and kept is not usage:
+        blobs.refer_to(work.connection, session_key, seq, tool_payloads.digests_of(kept.result))
+    return is_written
 
 
 def list_tool_usage(
@@ -207,6 +237,12 @@ def list_tool_usage(
     if not records and session_id is None:
         get_user_key(connection, user_id)
     name_entries(records, user_id, None if timeline is None or timeline.inherited else session_id)
+    with_payloads: dict[SessionId, list[ToolUsageDict]] = {}
+    for record in records:
+        if tool_payloads.digests_of(record["result"]):
+            with_payloads.setdefault(session_id or SessionId(record["session_id"]), []).append(record)
+    for of_session, some in with_payloads.items():
+        tool_payloads.put_back(connection, get_timeline(connection, user_id, of_session), some)
     return {"tool_usages": records, "next_cursor": None if last is None else make_cursor(last, *of)}
 
 
@@ -216,6 +252,14 @@ def _filters(tool_name: str | None, status: ToolStatus | None) -> dict[str, str]
 
 def _equal(filters: dict[str, str]) -> list[ColumnElement[bool]]:
     return [tool_usages.c[name] == value for name, value in filters.items()]
+
+
+def _stored(connection: Connection, user_id: UserId, session_id: SessionId, seq: int) -> ToolUsageDict:
+    found = all_rows(connection, ToolUsageDict, _BY_SEQ, check_ids(user_id, session_id) | {"seq": seq})
+    name_entries(found, user_id, session_id)
+    if tool_payloads.digests_of(found[0]["result"]):
+        tool_payloads.put_back(connection, get_timeline(connection, user_id, session_id), found)
+    return found[0]
 
 
 def _asked_by(connection: Connection, timeline: Timeline, tool_call_id: str, up_to_seq: int) -> int | None:

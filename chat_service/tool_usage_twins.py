@@ -1,19 +1,30 @@
 """Twins: the same tool call, recorded once on its way by a proxy and once more in the client's transcript.
 
-A transcript knows the id that the model gave the call, a proxy as a rule does not. So a call of the transcript is that
-of a proxy's record of the same session with its tool_call_id; or, where that record has no id, with the same tool, the
-same arguments, and a start within the time that the call took by the transcript. What differs in any of these stays two
-records: one too many can be seen and told, one too few cannot.
+A transcript knows the id that the model gave the call, a proxy as a rule does not. So both are one where they are of
+the same session and the proxy was told the model's id; or, where it was not, where the tool, the arguments and the time
+agree: the proxy saw the call start within the time that it took by the transcript. What differs in any of these stays
+two records: one too many can be seen and told, one too few cannot. Whichever is written second joins the first, which
+keeps its place in the timeline.
 """
 
-from datetime import datetime, timedelta
+from bisect import bisect_left
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import BigInteger, Connection, bindparam, case, func, literal, or_, select, type_coerce, update
 
+from chat_service import blobs, tool_payloads
+from chat_service.sessions import OWNED, check_ids, digest_of
+from chat_service.tokens import count_tool_usage
+from chat_service.work import Work
+from models.ids import SessionId, UserId, to_microseconds, to_timestamp
 from models.inputs import NewToolUsage
-from models.tables import tool_usages
+from models.tables import chat_sessions, tool_usages
 from models.text import to_canonical_json
+
+PROXY_KEY = "proxy:"
+"""How the idempotency key of a proxy's record begins; an id that the proxy has made goes on as the key does."""
 
 SLACK = timedelta(seconds=2)
 """How far the clocks of two writers on one machine may be apart, and what the wire takes."""
@@ -21,6 +32,14 @@ SLACK = timedelta(seconds=2)
 LONGEST = timedelta(minutes=10)
 """How long after it was asked for a call may start, where the transcript does not say when it ended: people confirm."""
 
+MAX_BACK = 1_000
+"""So many entries back a proxy's call without the model's id is looked for in what was imported."""
+
+_IS_MADE = or_(
+    tool_usages.c.tool_call_id.is_(None),
+    func.substr(literal(PROXY_KEY) + tool_usages.c.tool_call_id, 1, func.length(tool_usages.c.idempotency_key) + 1)
+    == tool_usages.c.idempotency_key + ":",
+)
 _OF_PROXY = (
     select(
         tool_usages.c.seq,
@@ -31,37 +50,147 @@ _OF_PROXY = (
         tool_usages.c.arguments,
     )
     .where(tool_usages.c.session_key == bindparam("session_key"), tool_usages.c.origin == "proxy")
+    .order_by(tool_usages.c.started_at, tool_usages.c.seq)
+)
+_OF_ID = _OF_PROXY.where(tool_usages.c.tool_call_id.in_(bindparam("ids", expanding=True)))
+_OF_TIME = _OF_PROXY.where(_IS_MADE, tool_usages.c.started_at.between(bindparam("since"), bindparam("until")))
+
+_IMPORTED = (
+    select(
+        chat_sessions.c.key,
+        tool_usages.c.seq,
+        tool_usages.c.arguments,
+        tool_usages.c.status,
+    )
+    .join(chat_sessions, chat_sessions.c.key == tool_usages.c.session_key)
+    .where(OWNED, chat_sessions.c.status == "active", tool_usages.c.origin == "import")
     .order_by(tool_usages.c.seq)
+)
+_IMPORTED_OF_ID = _IMPORTED.where(tool_usages.c.tool_call_id == bindparam("tool_call_id")).limit(1)
+
+
+def _microseconds(length: timedelta) -> int:
+    return length // timedelta(microseconds=1)
+
+
+_start: Any = type_coerce(tool_usages.c.started_at, BigInteger)
+_took: Any = case(
+    (tool_usages.c.duration_ms.is_(None), _microseconds(LONGEST)), else_=tool_usages.c.duration_ms * 1_000
+)
+_IMPORTED_OF_TIME = _IMPORTED.where(
+    tool_usages.c.seq > chat_sessions.c.last_seq - MAX_BACK,
+    tool_usages.c.tool_name.in_(bindparam("names", expanding=True)),
+    tool_usages.c.started_at <= bindparam("latest", type_=tool_usages.c.started_at.type),
+    _start + _took >= bindparam("earliest", type_=BigInteger),
+)
+_JOIN = update(tool_usages).where(
+    tool_usages.c.session_key == bindparam("of_session"), tool_usages.c.seq == bindparam("of_seq")
 )
 
 
 class Twins:
-    """The records of a proxy in one session that no call of a transcript has been joined to yet."""
+    """The records of a proxy in one session that calls of a transcript may be joined to; read in two statements."""
 
-    def __init__(self, connection: Connection, session_key: int) -> None:
-        self._rows = [*connection.execute(_OF_PROXY, {"session_key": session_key})]
+    def __init__(self, connection: Connection, session_key: int, usages: Sequence[NewToolUsage]) -> None:
+        self._of_id: dict[str, list[Any]] = {}
+        self._alike: dict[tuple[str, str], list[Any]] = {}
+        ids = [usage.tool_call_id for usage in usages if usage.tool_call_id is not None]
+        if ids:
+            for row in connection.execute(_OF_ID, {"session_key": session_key, "ids": ids}):
+                self._of_id.setdefault(row.tool_call_id, []).append(row)
+        spans = [
+            (usage.started_at, usage.started_at + _span(usage)) for usage in usages if usage.started_at is not None
+        ]
+        if spans:
+            since, until = min(start for start, _ in spans) - SLACK, max(end for _, end in spans) + SLACK
+            where = {"session_key": session_key, "since": to_timestamp(since), "until": to_timestamp(until)}
+            for row in connection.execute(_OF_TIME, where):
+                arguments = to_canonical_json(row.arguments)
+                for name in _names(row.tool_name, row.server_name):
+                    self._alike.setdefault((name, arguments), []).append(row)
+        self._taken: set[int] = set()
 
     def take(self, usage: NewToolUsage) -> int | None:
         """Return the seq of the proxy's record of this call, None where there is none; it is given once."""
-        found = next(
-            (row for row in self._rows if row.tool_call_id is not None and row.tool_call_id == usage.tool_call_id), None
-        )
-        if found is None:
-            found = next((row for row in self._rows if row.tool_call_id is None and _is_same(row, usage)), None)
+        found = self._of_this_id(usage) or self._like_this(usage)
         if found is None:
             return None
-        self._rows.remove(found)
+        self._taken.add(found.seq)
         return int(found.seq)
 
+    def _of_this_id(self, usage: NewToolUsage) -> Any:
+        rows = self._of_id.get(usage.tool_call_id or "")
+        return rows.pop(0) if rows else None
 
-def _is_same(row: Any, usage: NewToolUsage) -> bool:
-    if usage.tool_name not in _names(row.tool_name, row.server_name) or usage.started_at is None:
-        return False
-    if row.started_at is None or to_canonical_json(row.arguments) != to_canonical_json(usage.arguments):
-        return False
-    took = LONGEST if usage.duration_ms is None else timedelta(milliseconds=usage.duration_ms)
-    started = datetime.fromisoformat(row.started_at)
-    return usage.started_at - SLACK <= started <= usage.started_at + took + SLACK
+    def _like_this(self, usage: NewToolUsage) -> Any:
+        if usage.started_at is None:
+            return None
+        rows = self._alike.get((usage.tool_name, to_canonical_json(usage.arguments)), [])
+        at = bisect_left(rows, to_timestamp(usage.started_at - SLACK), key=_started)
+        latest = to_timestamp(usage.started_at + _span(usage) + SLACK)
+        while at < len(rows) and rows[at].started_at <= latest:
+            row = rows.pop(at)
+            # It may have been taken by its other name, or by its id.
+            if row.seq not in self._taken:
+                return row
+        return None
+
+
+def join_imported(work: Work, user_id: UserId, session_id: SessionId, usage: NewToolUsage) -> int | None:
+    """Join a proxy's call to the imported record of it, and return its seq; None where there is none.
+
+    The record gets what the proxy alone knows, and the result where the transcript had none; it is the proxy's from
+    then on, known by the proxy's key, so that the call is recorded once however often that tries.
+    """
+    found = _imported(work.connection, user_id, session_id, usage)
+    if found is None:
+        return None
+    values: dict[str, Any] = {
+        "origin": usage.origin,
+        "tool_name": usage.tool_name,
+        "server_name": usage.server_name,
+        "call_metadata": usage.call_metadata,
+        "started_at": None if usage.started_at is None else to_timestamp(usage.started_at),
+        "duration_ms": usage.duration_ms,
+    }
+    if usage.idempotency_key is not None:
+        values |= {"idempotency_key": usage.idempotency_key, "digest": digest_of(usage)}
+    if found.status == "unknown" and usage.outcome != "unknown":
+        kept = tool_payloads.keep(work.connection, usage)
+        blobs.refer_to(work.connection, found.key, found.seq, tool_payloads.digests_of(kept.result))
+        values |= {"status": kept.outcome, "result": kept.result, "error": kept.error}
+        values["token_count"] = count_tool_usage(work.limits.count_tokens, kept)
+    known = {name: value for name, value in values.items() if value is not None}
+    work.connection.execute(_JOIN.values(known), {"of_session": found.key, "of_seq": found.seq})
+    return int(found.seq)
+
+
+def _imported(connection: Connection, user_id: UserId, session_id: SessionId, usage: NewToolUsage) -> Any:
+    where: dict[str, Any] = {**check_ids(user_id, session_id)}
+    if usage.tool_call_id is not None and not is_made(usage.tool_call_id, usage.idempotency_key):
+        return connection.execute(_IMPORTED_OF_ID, where | {"tool_call_id": usage.tool_call_id}).one_or_none()
+    if usage.started_at is None:
+        return None
+    where |= {"names": _names(usage.tool_name, usage.server_name)}
+    earliest = to_microseconds(to_timestamp(usage.started_at - SLACK))
+    where |= {"latest": to_timestamp(usage.started_at + SLACK), "earliest": earliest}
+    arguments = to_canonical_json(usage.arguments)
+    rows = connection.execute(_IMPORTED_OF_TIME, where)
+    return next((row for row in rows if to_canonical_json(row.arguments) == arguments), None)
+
+
+def is_made(tool_call_id: str, idempotency_key: str | None) -> bool:
+    """Tell whether a proxy has made this id itself, since it was not told the model's."""
+    return idempotency_key is not None and f"{PROXY_KEY}{tool_call_id}".startswith(f"{idempotency_key}:")
+
+
+def _span(usage: NewToolUsage) -> timedelta:
+    return LONGEST if usage.duration_ms is None else timedelta(milliseconds=usage.duration_ms)
+
+
+def _started(row: Any) -> str:
+    started: str = row.started_at
+    return started
 
 
 def _names(tool_name: str, server_name: str | None) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from chat_service.previews import read_previews
 from chat_service.provider_shapes import RENDERERS
 from chat_service.repair import Window
 from chat_service.sessions import find_session
+from chat_service.tool_payloads import REFERENCE, put_back_in_texts
 from chat_service.turns import with_names
 from models.ids import SessionId, UserId
 from models.inputs import ContextShape
@@ -30,4 +31,5 @@ def render_whole(connection: Connection, user_id: UserId, session_id: SessionId,
         for low in range(0, last, _PAGE)
         for entry in read_previews(connection, timeline, low, min(low + _PAGE, last), _ALL)
     ]
+    put_back_in_texts(connection, timeline, [entry for entry in entries if REFERENCE in str(entry.get("result"))])
     return RENDERERS[shape](with_names(Window(entries).turns()))

@@ -245,7 +245,7 @@ tool_call_references = Table(
 blobs = Table(
     "blobs",
     metadata,
-    # What was attached to messages, each content once however often it was attached.
+    # What was attached to messages or given by tools, each content once however often that was.
     _key(),
     Column("sha256", LargeBinary(32), nullable=False, unique=True),
     Column("media_type", Text),
@@ -256,7 +256,7 @@ blobs = Table(
 blob_references = Table(
     "blob_references",
     metadata,
-    # Which message refers to which blob: a blob goes with its last reference.
+    # Which entry refers to which blob, a message or a tool usage: a blob goes with its last reference.
     Column("session_key", ForeignKey("chat_sessions.key", ondelete="CASCADE"), primary_key=True),
     Column("message_seq", BigInteger, primary_key=True),
     Column("blob_key", ForeignKey("blobs.key", ondelete="CASCADE"), primary_key=True, index=True),

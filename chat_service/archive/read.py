@@ -22,10 +22,10 @@ from chat_service.archive.lines import (
     ToolUsageLine,
 )
 from chat_service.archive.restore import Checked, Restored, restore
-from chat_service.imports import COULD_NOT_BE_READ, MAX_CHARACTERS, MAX_ENTRIES, Report
+from chat_service.imports import MAX_CHARACTERS, MAX_ENTRIES, Report
 from chat_service.service import ChatService
 from chat_service.transcripts.lines import MAX_RECORD, objects_of
-from chat_service.transcripts.neutral import Source
+from chat_service.transcripts.neutral import COULD_NOT_BE_READ, Source
 from models.errors import ChatError
 from models.ids import UserId
 

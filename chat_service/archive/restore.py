@@ -28,6 +28,7 @@ from chat_service.archive.write import stored_lines
 from chat_service.events import Event
 from chat_service.messages import refer_to_calls
 from chat_service.sessions import check_ids
+from chat_service.tool_payloads import digests_of
 from chat_service.users import USER_KEY, get_user_key
 from chat_service.work import Work
 from models.errors import Conflict, Invalid
@@ -161,6 +162,8 @@ class _Session:
         self._added[line.type] += 1
         if isinstance(line, ToolUsageLine):
             connection.execute(_INSERT_TOOL_USAGE, row)
+            digests = [digest for digest in digests_of(line.result) if blobs.is_kept(connection, digest)]
+            blobs.refer_to(connection, self.key, line.seq, digests)
             return
         for part in line.parts or ():
             if isinstance(part, BlobReferencePart) and not blobs.is_kept(connection, part.sha256):

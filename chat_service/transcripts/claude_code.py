@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from chat_service.transcripts.blocks import take_content
-from chat_service.transcripts.lines import objects_of
+from chat_service.transcripts.lines import lines_of
 from chat_service.transcripts.neutral import (
     REPEATS,
     Branch,
@@ -31,7 +31,7 @@ from chat_service.transcripts.storable import (
     moment_of,
     usage_of,
 )
-from chat_service.transcripts.turns import RESULTS_WITHOUT_CALLS, SAYS_NOTHING, Talk, Turn, key_of_line
+from chat_service.transcripts.turns import RESULTS_WITHOUT_CALLS, SAYS_NOTHING, Talk, Turn, key_of_line, unparsed
 from models.inputs import Role, Usage
 
 NOT_SAID = "not part of what was said"
@@ -60,8 +60,8 @@ def read(lines: Iterable[str]) -> Transcript:
 def read_records(source: Source) -> Iterator[Record | Ending]:
     """Read the records of one session."""
     reader = _Reader(source)
-    for record, line in objects_of(source):
-        yield reader.take(record, line)
+    for record, line in lines_of(source):
+        yield reader.take_unparsed(record, line) if isinstance(record, str) else reader.take(record, line)
     yield reader.ending()
 
 
@@ -111,6 +111,10 @@ class _Reader:
         self._is_named = self._is_named or bool(taken.entries)
         return taken
 
+    def take_unparsed(self, kind: str, line: str) -> Record:
+        """Take a line that holds nothing that can be read."""
+        return unparsed(self._source, self._talk, self._conversation, kind, line)
+
     def ending(self) -> Ending:
         """Return what is still open."""
         return Ending(self._conversation, self._talk.calls.waiting())
@@ -121,9 +125,9 @@ class _Reader:
         if record.get("isSidechain") is True:
             agent = self._storable.name(record.get("agentId"))
             if agent is not None:
-                branch = Branch(agent, None, self._branches_at(agent))
+                branch = Branch(agent, None, self._branches_at(agent), begins_anew=True)
             elif branch is None:
-                branch = Branch(uuid or "sidechain", None, self._last_key)
+                branch = Branch(uuid or "sidechain", None, self._last_key, begins_anew=True)
         elif parent is not None and _is_prompt(record):
             if parent in self._prompted:
                 branch = Branch(uuid or key_of_line(parent), branch.id if branch else None, parent)
@@ -133,7 +137,7 @@ class _Reader:
         return branch
 
     def _branches_at(self, agent: str) -> str | None:
-        known = self._branches.setdefault(f"agent:{agent}", Branch(agent, None, self._last_key))
+        known = self._branches.setdefault(f"agent:{agent}", Branch(agent, None, self._last_key, begins_anew=True))
         return known.after if known else None
 
     def _take_turn(self, role: Role, record: dict[str, Any], taken: Record) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from chat_service.transcripts.items import take_item
-from chat_service.transcripts.lines import objects_of
+from chat_service.transcripts.lines import lines_of
 from chat_service.transcripts.neutral import Conversation, Ending, Entry, Record, Source
 from chat_service.transcripts.storable import MAX_TITLE, Storable, moment_of, usage_of
-from chat_service.transcripts.turns import Talk, Turn, key_of_line
+from chat_service.transcripts.turns import Talk, Turn, key_of_line, unparsed
 from models.inputs import NewMessage, Usage
 
 NOT_SAID = "not part of what was said"
@@ -28,7 +28,10 @@ def read_records(source: Source) -> Iterator[Record | Ending]:
     costs = _Costs()
     model: str | None = None
     is_named = False
-    for line, text in objects_of(source):
+    for line, text in lines_of(source):
+        if isinstance(line, str):
+            yield unparsed(source, talk, conversation, line, text)
+            continue
         item, kind = _unwrap(line)
         record = Record(conversation, storable.line(kind, MAX_TITLE) or "line without a type", "", text)
         record.native_id = talk.keys.new(storable.name(item.get("id")) or key_of_line(text))

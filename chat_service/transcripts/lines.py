@@ -15,6 +15,7 @@ MAX_RECORD = 64 * 1024 * 1024
 """So many characters one record may have."""
 
 UNREADABLE = "unreadable line"
+NO_UTF8 = "line that is no UTF-8"
 TOO_LARGE = "line too large"
 TORN = "torn last line"
 
@@ -25,14 +26,36 @@ _INSIDE = re.compile(r'["\\]')
 
 def objects_of(source: Source, longest: int = MAX_RECORD) -> Iterator[tuple[dict[str, Any], str]]:
     """Read the JSON object of each line, with its text; what is none is counted, and a torn last line waits."""
+    for value, text in lines_of(source, longest):
+        if isinstance(value, str):
+            source.unreadable[value] += 1
+        else:
+            yield value, text
+
+
+def lines_of(source: Source, longest: int = MAX_RECORD) -> Iterator[tuple[dict[str, Any] | str, str]]:
+    """Read the JSON object of each line, or what kind of line it is that holds none, with its text.
+
+    The text of a line that is neither JSON nor UTF-8 has a character for each byte (Latin-1), so that it can be kept.
+    """
     for line in _lines_of(source.file, longest):
-        value = None if line.text is None else parse(line.text)
-        if value is not None and line.text is not None:
-            yield value, line.text
+        text = line.text and _readable(line.text)
+        value = None if text is None else parse(text)
+        if value is not None and text is not None:
+            yield value, text
         elif line.is_last:
             source.waiting[TORN] += 1
+        elif line.text is None:
+            source.unreadable[TOO_LARGE] += 1
+        elif text == line.text:
+            yield UNREADABLE, line.text
         else:
-            source.unreadable[TOO_LARGE if line.text is None else UNREADABLE] += 1
+            yield NO_UTF8, line.text.encode(errors="surrogateescape").decode("latin-1")
+
+
+def _readable(text: str) -> str:
+    """Return a text with what stands for undecodable bytes replaced."""
+    return text if text.isascii() else text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 class _Line(NamedTuple):

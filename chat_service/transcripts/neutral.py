@@ -19,6 +19,9 @@ ABOUT = "conversation"
 """The kind of a record that is about a conversation as a whole, and nothing that was said in it."""
 
 
+COULD_NOT_BE_READ = "could not be read"
+"""The reason of a record that is kept for what it may have said."""
+
 REPEATS = "repeats a record"
 """The reason of a record that stands in its source before, word for word."""
 
@@ -39,11 +42,15 @@ class Conversation:
 
 
 class Branch(NamedTuple):
-    """A line of talk beside the main one: it leaves `parent` (None is the main one) after the record `after`."""
+    """A line of talk beside the main one: it leaves `parent` (None is the main one) after the record `after`.
+
+    Where it `begins_anew`, who speaks in it knows nothing of what was said before.
+    """
 
     id: str
     parent: str | None = None
     after: str | None = None
+    begins_anew: bool = False
 
 
 @dataclass(slots=True)
@@ -85,13 +92,14 @@ class Source:
     """A file to read: `name` is unique to it, and `unreadable` and `left_out` fill as it is read.
 
     `left_out` counts by kind what is less than a record; `unreadable` counts records that belong to no conversation,
-    since they could not be read.
+    since they could not be read, and `unparsed` those that are kept with one all the same.
     """
 
     file: TextIO
     name: str
     left_out: Counter[str] = field(default_factory=Counter)
     unreadable: Counter[str] = field(default_factory=Counter)
+    unparsed: Counter[str] = field(default_factory=Counter)
     waiting: Counter[str] = field(default_factory=Counter)
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from chat_service.transcripts.calls import Call, Calls
-from chat_service.transcripts.neutral import Branch, Entry
+from chat_service.transcripts.neutral import COULD_NOT_BE_READ, Branch, Conversation, Entry, Record, Source
 from chat_service.transcripts.storable import MAX_NAME, Storable, digest_of_text, short
 from models.inputs import (
     NewMessage,
@@ -141,3 +141,9 @@ class Turn:
 def key_of_line(line: str) -> str:
     """Return the native id of a record that has none: it is made of what it says."""
     return f"line:{digest_of_text(line)}"
+
+
+def unparsed(source: Source, talk: Talk, conversation: Conversation, kind: str, line: str) -> Record:
+    """Return the record of a line of a conversation that holds nothing that can be read, and count it."""
+    source.unparsed[kind] += 1
+    return Record(conversation, kind, talk.keys.new(key_of_line(line)), line, reason=COULD_NOT_BE_READ)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
+from chat_service.tool_usage_twins import PROXY_KEY
 from models.inputs import NewToolUsage
 from models.text import MAX_DEPTH, MAX_INTEGER_BITS, to_json
 from server.relay.calls import Call, Cut
@@ -46,7 +47,7 @@ class Entries:
             server_name=name_of(call.server),
             call_metadata=self._metadata(call),
             origin="proxy",
-            idempotency_key=f"proxy:{self._run}:{call.number}",
+            idempotency_key=f"{PROXY_KEY}{self._run}:{call.number}",
         )
 
     def _tool_call_id(self, call: Call) -> str:

@@ -9,16 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chat_service import import_sessions
 from chat_service.archive.read import restore_file
 from chat_service.archive.write import archive_lines
 from chat_service.imports import Report
 from chat_service.service import ChatService
-from chat_service.work import Work
 from models.database import Database
 from models.errors import NotFound
 from models.ids import SessionId, UserId
-from models.inputs import NewMessage, NewSession, NewToolUsage, SessionChanges, Usage
+from models.inputs import NewMessage, NewToolUsage, SessionChanges, Usage
 from models.shapes import ImportDict
 from models.tables import blobs, chat_sessions, messages, metadata, source_records, tool_usages
 from tests.chat_service.transcripts.support import CONVERSATIONS, SHORT, WRITERS, Said, sessions_of, take_in
@@ -81,10 +79,7 @@ async def fill(service: ChatService, user_id: UserId) -> None:
         await take_in(service, user_id, format_name, write([*SHORT, IMAGE, IMAGE]))
     parent = (await sessions_of(service, user_id))[0]["id"]
 
-    def branch(work: Work) -> SessionId:
-        return import_sessions.open_branch(work, user_id, SessionId(parent), 2, NewSession(title="A branch"))
-
-    branch_id = await service.transaction(branch)
+    branch_id = SessionId((await service.fork_session(user_id, SessionId(parent), 2, "A branch"))["id"])
     await service.add_message(user_id, branch_id, said("elsewhere"))
     traced = done(call_metadata={"client": "cursor"}, idempotency_key="d")
     await service.add_tool_usage(user_id, branch_id, traced)

@@ -2,16 +2,20 @@
 call stays two."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from chat_service.service import ChatService
-from models.errors import Conflict
+from models.database import Database
+from models.errors import Conflict, Invalid, NotFound
 from models.ids import SessionId, UserId
 from models.inputs import NewToolUsage
 from tests.chat_service.transcripts.support import history_of, take_in
-from tests.support import done, new_session, new_user
+from tests.conftest import url_of
+from tests.support import done, new_session, new_user, watch_statements
 
 pytestmark = pytest.mark.anyio
 
@@ -34,6 +38,27 @@ def by_proxy(**more: Any) -> NewToolUsage:
     return done("read", origin="proxy", result="from the proxy", **known | more)
 
 
+async def usages_of(service: ChatService, user_id: UserId, session_id: str) -> list[Any]:
+    return [entry for entry in await history_of(service, user_id, session_id) if "message_type" not in entry]
+
+
+async def recorded_later(service: ChatService, user_id: UserId, *usages: NewToolUsage, text: str) -> list[Any]:
+    """Import the transcript, then record calls by a proxy in the same session, twice; return the tool usages."""
+    session_id = await new_session(service, user_id)
+    await take_in(service, user_id, "claude-code", text, into=session_id)
+    imported = len(await usages_of(service, user_id, session_id))
+    for usage in usages:
+        first = await service.add_tool_usage(user_id, session_id, usage)
+        if usage.idempotency_key is not None:
+            assert await service.add_tool_usage(user_id, session_id, usage) == first
+    again = await take_in(service, user_id, "claude-code", text)
+    assert again["added"] == {}
+    found = await usages_of(service, user_id, session_id)
+    session = await service.get_session(user_id, session_id)
+    assert (session["tool_usage_count"], len(found) >= imported) == (len(found), True)
+    return found
+
+
 async def captured(service: ChatService, user_id: UserId, *usages: NewToolUsage, text: str) -> list[Any]:
     """Record calls by a proxy, import the transcript into the same session twice, and return the tool usages."""
     session_id = await new_session(service, user_id)
@@ -42,7 +67,7 @@ async def captured(service: ChatService, user_id: UserId, *usages: NewToolUsage,
     first = await take_in(service, user_id, "claude-code", text, into=session_id)
     again = await take_in(service, user_id, "claude-code", text)
     assert again["added"] == {}
-    found = [entry for entry in await history_of(service, user_id, session_id) if "message_type" not in entry]
+    found = await usages_of(service, user_id, session_id)
     assert len(found) == len(usages) + first["added"].get("tool calls", 0)
     return found
 
@@ -74,6 +99,108 @@ async def test_a_record_with_a_key_of_its_own_keeps_it(service: ChatService, use
     assert usage["tool_call_id"] == "toolu_0"
 
 
+KEY = {"idempotency_key": "proxy:run:7", "tool_call_id": "run:7:3"}
+"""What the relay names a call that the client did not name: the id is made of the key and the request's own id."""
+
+TRACE = {"traceparent": "00-1"}
+
+
+@pytest.mark.parametrize("named", [{}, KEY, {"tool_call_id": "toolu_0"}, KEY | {"tool_call_id": "toolu_0"}])
+@pytest.mark.parametrize("capture", [captured, recorded_later])
+async def test_in_either_order_the_record_has_what_both_know(
+    service: ChatService, user_id: UserId, capture: Any, named: dict[str, str]
+) -> None:
+    usage = by_proxy(call_metadata=TRACE, duration_ms=12.5, **named)
+    [found] = await capture(service, user_id, usage, text=transcript())
+    assert (found["tool_call_id"], found["message_seq"] is not None) == ("toolu_0", True)
+    known = (found["server_name"], found["tool_name"], found["origin"], found["duration_ms"], found["call_metadata"])
+    assert known == ("files", "read", "proxy", 12.5, TRACE)
+    assert found["started_at"] == "2026-03-01T10:00:02.000000Z"
+
+
+@pytest.mark.parametrize("capture", [captured, recorded_later])
+async def test_who_saw_the_end_says_how_it_ended(service: ChatService, user_id: UserId, capture: Any) -> None:
+    unseen = by_proxy(**KEY).model_copy(update={"result": None, "status": "unknown"})
+    [found] = await capture(service, user_id, unseen, text=transcript())
+    assert (found["status"], found["result"]) == ("success", "from the transcript")
+    without_result = transcript().partition("\n")[0] + "\n"
+    failed = by_proxy(**KEY, error="no")
+    [found] = await capture(service, user_id, failed, text=without_result.replace("s-1", "s-2"))
+    assert (found["status"], found["error"], found["result"]) == ("error", "no", "from the proxy")
+
+
+@pytest.mark.parametrize("capture", [captured, recorded_later])
+async def test_alike_calls_are_joined_one_by_one_in_either_order(
+    service: ChatService, user_id: UserId, capture: Any
+) -> None:
+    usages = [by_proxy(idempotency_key=f"proxy:run:{each}", tool_call_id=f"run:{each}:{each}") for each in range(2)]
+    found = await capture(service, user_id, *usages, text=transcript(calls=3))
+    assert [usage["tool_call_id"] for usage in found] == ["toolu_0", "toolu_1", "toolu_2"]
+    assert [usage["origin"] for usage in found] == ["proxy", "proxy", "import"]
+
+
+async def test_a_call_more_than_was_imported_is_a_record_of_its_own(service: ChatService, user_id: UserId) -> None:
+    usages = [by_proxy(idempotency_key=f"proxy:run:{each}", tool_call_id=f"run:{each}:{each}") for each in range(2)]
+    found = await recorded_later(service, user_id, *usages, text=transcript())
+    assert [usage["tool_call_id"] for usage in found] == ["toolu_0", "run:1:1"]
+
+
+async def test_both_writing_at_once_make_one_record_of_each_call(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    async with Database(url_of(path)) as one, Database(url_of(path)) as other:
+        importer, recorder = ChatService(one), ChatService(other)
+        user_id = await new_user(importer)
+        session_id = await new_session(importer, user_id)
+        text = transcript(calls=60)
+        lines = text.splitlines(keepends=True)
+        await take_in(importer, user_id, "claude-code", lines[0], into=session_id)
+
+        async def import_all() -> None:
+            for end in range(10, len(lines) + 1, 10):
+                await take_in(importer, user_id, "claude-code", "".join(lines[:end]))
+
+        async def record_all() -> None:
+            for each in range(60):
+                named = {"idempotency_key": f"proxy:run:{each}", "tool_call_id": f"toolu_{each}"}
+                await recorder.add_tool_usage(user_id, session_id, by_proxy(**named))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(import_all)
+            tasks.start_soon(record_all)
+        found = await usages_of(importer, user_id, session_id)
+        assert sorted(usage["tool_call_id"] for usage in found) == sorted(f"toolu_{each}" for each in range(60))
+        assert {usage["origin"] for usage in found} == {"proxy"}
+        assert all(usage["message_seq"] for usage in found)
+
+
+async def test_joining_takes_as_many_statements_whatever_was_imported(
+    service: ChatService, user_id: UserId, database: Database
+) -> None:
+    counts = []
+    for calls in (1, 50):
+        session_id = await new_session(service, user_id)
+        text = transcript(calls=calls).replace("s-1", f"s-{calls}")
+        await take_in(service, user_id, "claude-code", text, into=session_id)
+        statements = await watch_statements(database)
+        await service.add_tool_usage(user_id, session_id, by_proxy(**KEY))
+        counts.append(len(statements))
+    assert counts[0] == counts[1] <= 10
+
+
+async def test_a_batch_looks_for_its_twins_in_two_statements(
+    service: ChatService, user_id: UserId, database: Database
+) -> None:
+    session_id = await new_session(service, user_id)
+    for each in range(50):
+        named = {"idempotency_key": f"proxy:run:{each}", "tool_call_id": f"run:{each}:{each}"}
+        await service.add_tool_usage(user_id, session_id, by_proxy(**named))
+    statements = await watch_statements(database)
+    told = await take_in(service, user_id, "claude-code", transcript(calls=50), into=session_id)
+    assert told["added"]["tool calls joined"] == 50
+    looking = [each for each in statements if each.startswith("SELECT") and "origin = " in each]
+    assert len(looking) == 2
+
+
 @pytest.mark.parametrize(
     "difference",
     [
@@ -98,6 +225,9 @@ async def test_what_is_not_surely_the_same_call_stays_a_record_of_its_own(
     )
     usages = await captured(service, user_id, usage, text=transcript())
     assert [usage["origin"] for usage in usages][1:] == ["import"]
+    later = await recorded_later(service, user_id, usage, text=transcript().replace("s-1", "s-2"))
+    assert [usage["origin"] for usage in later][:1] == ["import"]
+    assert len(later) == 2
 
 
 async def test_a_conversation_goes_on_in_the_session_that_it_was_recorded_in(
@@ -119,9 +249,12 @@ async def test_no_second_conversation_goes_into_a_session(service: ChatService, 
 
 
 async def test_nobody_imports_into_the_session_of_somebody_else(service: ChatService, user_id: UserId) -> None:
-    from models.errors import NotFound
-
     stranger = await new_user(service, "mallory")
     session_id = SessionId(await new_session(service, user_id))
     with pytest.raises(NotFound):
         await take_in(service, stranger, "claude-code", transcript(), into=session_id)
+    await take_in(service, user_id, "claude-code", transcript(), into=session_id)
+    with pytest.raises(NotFound):
+        await service.add_tool_usage(stranger, session_id, by_proxy(**KEY))
+    with pytest.raises(Invalid):
+        await service.add_tool_usage(user_id, SessionId("none"), by_proxy())

@@ -32,6 +32,7 @@ class Said:
     tool: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
     result: str | None = None
+    failed: bool = False
 
 
 SOMETHING = TEXTS.filter(lambda text: bool(text.strip()))
@@ -41,7 +42,14 @@ TURNS = st.one_of(
     st.builds(
         Said, st.just("image"), st.binary(min_size=1, max_size=20).map(lambda data: base64.b64encode(data).decode())
     ),
-    st.builds(Said, st.just("tool"), tool=st.sampled_from(["read", "write"]), arguments=JSON_OBJECTS, result=TEXTS),
+    st.builds(
+        Said,
+        st.just("tool"),
+        tool=st.sampled_from(["read", "write"]),
+        arguments=JSON_OBJECTS,
+        result=TEXTS,
+        failed=st.booleans(),
+    ),
 )
 CONVERSATIONS = st.lists(TURNS, min_size=1, max_size=8)
 
@@ -71,7 +79,8 @@ def anthropic_messages(turns: Sequence[Said]) -> list[dict[str, Any]]:
         if turn.what == "tool":
             use = {"type": "tool_use", "id": f"t-{number}", "name": turn.tool, "input": turn.arguments}
             messages.append({"role": "assistant", "content": [use]})
-            answer = {"type": "tool_result", "tool_use_id": f"t-{number}", "content": turn.result}
+            answer: dict[str, Any] = {"type": "tool_result", "tool_use_id": f"t-{number}", "content": turn.result}
+            answer |= {"is_error": True} if turn.failed else {}
             messages.append({"role": "user", "content": [answer]})
         elif turn.what == "thought":
             messages.append({"role": "assistant", "content": [{"type": "thinking", "thinking": turn.text}]})
@@ -103,7 +112,8 @@ def responses_items(turns: Sequence[Said]) -> list[dict[str, Any]]:
         if turn.what == "tool":
             about = {"call_id": f"t-{number}", "name": turn.tool, "arguments": json.dumps(turn.arguments)}
             items.append({"type": "function_call", **about})
-            items.append({"type": "function_call_output", "call_id": f"t-{number}", "output": turn.result})
+            output = {"success": False, "text": turn.result} if turn.failed else turn.result
+            items.append({"type": "function_call_output", "call_id": f"t-{number}", "output": output})
         elif turn.what == "thought":
             items.append({"type": "reasoning", "summary": [{"type": "summary_text", "text": turn.text}]})
         elif turn.what == "image":
@@ -153,6 +163,7 @@ def write_claude_ai(turns: Sequence[Said]) -> str:
         if turn.what == "tool":
             blocks = [{"type": "tool_use", "name": turn.tool, "input": turn.arguments}]
             blocks += [{"type": "tool_result", "name": turn.tool, "content": turn.result}]
+            blocks[1]["is_error"] = turn.failed
         elif turn.what == "thought":
             blocks = [{"type": "thinking", "thinking": turn.text}]
         elif turn.what == "image":
@@ -173,7 +184,8 @@ def write_chatgpt(turns: Sequence[Said]) -> str:
     for turn in turns:
         if turn.what == "tool":
             add("assistant", {"content_type": "code", "text": json.dumps(turn.arguments)}, recipient=turn.tool)
-            add("tool", {"content_type": "execution_output", "text": turn.result}, name=turn.tool)
+            kind = "system_error" if turn.failed else "execution_output"
+            add("tool", {"content_type": kind, "text": turn.result}, name=turn.tool)
         elif turn.what == "thought":
             add("assistant", {"content_type": "thoughts", "thoughts": [{"content": turn.text}]})
         elif turn.what == "image":
@@ -199,7 +211,7 @@ WRITERS: dict[str, tuple[str, Callable[[Sequence[Said]], str]]] = {
 
 def open_bytes(data: bytes) -> io.TextIOWrapper:
     """Open bytes as a file is opened for an import."""
-    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="replace", newline="\n")
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 async def take_in(
@@ -237,7 +249,8 @@ async def told_by(service: ChatService, user_id: UserId, session_id: str) -> lis
         if "message_type" not in entry:
             result = entry["result"]
             text = result.get("text") if isinstance(result, dict) else result
-            turns.append(Said("tool", tool=entry["tool_name"], arguments=entry["arguments"], result=text))
+            done: dict[str, Any] = {"tool": entry["tool_name"], "arguments": entry["arguments"], "result": text}
+            turns.append(Said("tool", **done, failed=entry["status"] == "error"))
             continue
         for part in entry["parts"] or [{"type": "text", "content": entry["content"]}]:
             if part["type"] == "text":

@@ -1,15 +1,20 @@
-"""Branches: what was answered again, edited, or left to a subagent is a session of its own, beside the main line."""
+"""Branches: what was answered again, edited, or left to a subagent is a fork that stores its own words alone."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, select, update
 
+from chat_service import imports
 from chat_service.import_paths import Importer
 from chat_service.service import ChatService
-from models.ids import UserId
+from models.database import Database
+from models.ids import SessionId, UserId, utc_now
+from models.inputs import NewSession, SessionChanges
 from models.shapes import SessionDict
+from models.tables import chat_sessions, messages, source_records
 from tests.chat_service.transcripts.support import (
     SHORT,
     Said,
@@ -47,8 +52,20 @@ async def told(service: ChatService, user_id: UserId, session: SessionDict) -> l
     return [turn.text for turn in await told_by(service, user_id, session["id"])]
 
 
-def branch_of(session: SessionDict) -> Any:
-    return (session["session_data"] or {}).get("branch_of")
+async def told_there(service: ChatService, user_id: UserId, session: SessionDict) -> list[str]:
+    """Return what was said in a fork itself."""
+    return (await told(service, user_id, session))[(session["forked_from_seq"] or 0) :]
+
+
+def leaves(session: SessionDict) -> tuple[str | None, int | None]:
+    return session["forked_from"], session["forked_from_seq"]
+
+
+def sent_from(session: SessionDict) -> Any:
+    """Return where a subagent was sent from, of a session that inherits nothing of it."""
+    data = session["session_data"] or {}
+    assert leaves(session) == (data["branch_of"]["session_id"], 0)
+    return data["branch_of"]
 
 
 async def test_an_answer_that_was_given_again_is_a_branch(service: ChatService, user_id: UserId) -> None:
@@ -56,8 +73,9 @@ async def test_an_answer_that_was_given_again_is_a_branch(service: ChatService, 
     await take_in(service, user_id, "chatgpt", export([QUESTION, FIRST, SECOND, thanks], "t"))
     main, branch = await sessions_of(service, user_id)
     assert await told(service, user_id, main) == ["When?", "In June.", "Thanks."]
-    assert await told(service, user_id, branch) == ["In May."]
-    assert branch_of(branch) == {"session_id": main["id"], "seq": 1}
+    assert await told(service, user_id, branch) == ["When?", "In May."]
+    assert (branch["message_count"], leaves(branch)) == (1, (main["id"], 1))
+    assert "branch_of" not in (branch["session_data"] or {})
     assert (main["source_id"], branch["source_id"]) == ("c-1", "c-1/a1")
     assert branch["title"] == "Beans (branch)"
 
@@ -71,7 +89,8 @@ async def test_what_is_stored_stays_where_it_is_when_the_main_line_changes(
     await take_in(service, user_id, "chatgpt", export([QUESTION, FIRST, SECOND, *more], "t2"))
     main, branch = await sessions_of(service, user_id)
     assert await told(service, user_id, main) == ["When?", "In May.", "And peas?"]
-    assert await told(service, user_id, branch) == ["In June.", "Why?"]
+    assert await told(service, user_id, branch) == ["When?", "In June.", "Why?"]
+    assert await told_there(service, user_id, branch) == ["In June.", "Why?"]
 
 
 async def test_a_first_prompt_that_was_edited_is_a_branch_from_the_beginning(
@@ -80,17 +99,17 @@ async def test_a_first_prompt_that_was_edited_is_a_branch_from_the_beginning(
     await take_in(service, user_id, "chatgpt", export([QUESTION, FIRST, EDITED], "a1"))
     main, branch = await sessions_of(service, user_id)
     assert await told(service, user_id, branch) == ["Where?"]
-    assert branch_of(branch) == {"session_id": main["id"], "seq": 0}
+    assert leaves(branch) == (main["id"], 0)
 
 
 async def test_a_branch_of_a_branch_names_the_branch(service: ChatService, user_id: UserId) -> None:
     more = [node("b1", "a2", "user", "Why?"), node("b2", "a2", "user", "How?")]
     await take_in(service, user_id, "chatgpt", export([QUESTION, FIRST, SECOND, *more], "a1"))
     main, branch, twig = await sessions_of(service, user_id)
-    assert await told(service, user_id, branch) == ["In June.", "Why?"]
-    assert await told(service, user_id, twig) == ["How?"]
-    assert branch_of(branch) == {"session_id": main["id"], "seq": 1}
-    assert branch_of(twig) == {"session_id": branch["id"], "seq": 1}
+    assert await told(service, user_id, branch) == ["When?", "In June.", "Why?"]
+    assert await told(service, user_id, twig) == ["When?", "In June.", "How?"]
+    assert (leaves(branch), leaves(twig)) == ((main["id"], 1), (branch["id"], 2))
+    assert [each["message_count"] for each in (main, branch, twig)] == [2, 2, 1]
 
 
 async def test_a_tree_that_bites_its_own_tail_is_read_once_around(service: ChatService, user_id: UserId) -> None:
@@ -109,8 +128,8 @@ async def test_a_changed_copy_of_a_conversation_leaves_it_where_it_differs(
         await take_in(service, user_id, "openai", write_chat(turns))
     main, branch = await sessions_of(service, user_id)
     assert await told_by(service, user_id, main["id"]) == SHORT
-    assert await told_by(service, user_id, branch["id"]) == changed[2:]
-    assert branch_of(branch) == {"session_id": main["id"], "seq": 2}
+    assert await told_by(service, user_id, branch["id"]) == changed
+    assert (branch["message_count"], leaves(branch)) == (2, (main["id"], 2))
 
 
 async def test_what_a_subagent_did_is_a_branch(service: ChatService, user_id: UserId) -> None:
@@ -129,7 +148,7 @@ async def test_what_a_subagent_did_is_a_branch(service: ChatService, user_id: Us
     assert await told(service, user_id, main) == ["Look around.", "I send somebody.", "Back."]
     assert await told(service, user_id, first) == ["You are sent.", "I went."]
     assert await told(service, user_id, second) == ["And you.", "Me too."]
-    assert [branch_of(each)["seq"] for each in (first, second)] == [2, 3]
+    assert [sent_from(each)["seq"] for each in (first, second)] == [2, 3]
     assert second["source_id"] == "s-1/agent-7"
 
 
@@ -140,7 +159,7 @@ async def test_the_file_of_a_subagent_joins_the_session_that_sent_it(service: Ch
     await take_in(service, user_id, "claude-code", main_lines + later)
     await take_in(service, user_id, "claude-code", sent)
     main, branch = await sessions_of(service, user_id)
-    assert branch_of(branch) == {"session_id": main["id"], "seq": 2}
+    assert sent_from(branch) == {"session_id": main["id"], "seq": 2}
     assert await told(service, user_id, branch) == ["Go."]
 
 
@@ -160,7 +179,7 @@ async def test_the_files_of_subagents_come_after_the_session_that_sent_them(
     assert (report.files, report.problems) == (3, [])
     main, *branches = await sessions_of(service, user_id)
     assert await told(service, user_id, main) == ["Look.", "Sent."]
-    assert [branch_of(each) for each in branches] == [{"session_id": main["id"], "seq": 2}] * 2
+    assert [sent_from(each) for each in branches] == [{"session_id": main["id"], "seq": 2}] * 2
 
 
 async def test_going_back_to_an_earlier_prompt_is_a_branch(service: ChatService, user_id: UserId) -> None:
@@ -176,8 +195,8 @@ async def test_going_back_to_an_earlier_prompt_is_a_branch(service: ChatService,
         await take_in(service, user_id, "claude-code", "".join(lines))
     main, branch = await sessions_of(service, user_id)
     assert await told(service, user_id, main) == ["Hello.", "Yes?", "Beans.", "In May."]
-    assert await told(service, user_id, branch) == ["Peas.", "In March."]
-    assert branch_of(branch) == {"session_id": main["id"], "seq": 2}
+    assert await told(service, user_id, branch) == ["Hello.", "Yes?", "Peas.", "In March."]
+    assert leaves(branch) == (main["id"], 2)
 
 
 async def test_the_results_of_parallel_calls_are_no_branches(service: ChatService, user_id: UserId) -> None:
@@ -210,3 +229,117 @@ async def test_a_call_without_a_result_is_closed_in_the_branch_that_asked(
     main, branch = await sessions_of(service, user_id)
     assert (main["tool_usage_count"], branch["tool_usage_count"]) == (0, 1)
     assert (await history_of(service, user_id, branch["id"]))[-1]["status"] == "unknown"
+
+
+BACK = [
+    line("u-1", None, "user", "Hello."),
+    line("a-1", "u-1", "assistant", "Yes?"),
+    line("u-2", "a-1", "user", "Beans."),
+    line("a-2", "u-2", "assistant", "In May."),
+    line("u-3", "a-1", "user", "Peas."),
+    line("a-3", "u-3", "assistant", "In March."),
+]
+
+
+async def test_a_file_that_grows_adds_to_its_branch(service: ChatService, user_id: UserId) -> None:
+    for end in range(1, len(BACK) + 1):
+        told_of = await take_in(service, user_id, "claude-code", "".join(BACK[:end]))
+        assert told_of["added"]["messages"] == 1
+    main, branch = await sessions_of(service, user_id)
+    assert await told(service, user_id, main) == ["Hello.", "Yes?", "Beans.", "In May."]
+    assert await told(service, user_id, branch) == ["Hello.", "Yes?", "Peas.", "In March."]
+    assert (await take_in(service, user_id, "claude-code", "".join(BACK)))["added"] == {}
+
+
+async def test_a_search_finds_what_a_branch_shares_once(service: ChatService, user_id: UserId) -> None:
+    await take_in(service, user_id, "claude-code", "".join(BACK))
+    assert [hit["seq"] for hit in (await service.search_history(user_id, "Hello"))["hits"]] == [1]
+
+
+def now(text: str) -> str:
+    """Write lines as if they were said just now: nobody can tell yet whether more comes."""
+    return text.replace("2026-03-01T10:00:00Z", utc_now())
+
+
+async def test_a_branch_waits_for_the_line_that_it_leaves(service: ChatService, user_id: UserId) -> None:
+    early = [BACK[0], line("u-9", "a-1", "user", "First."), *BACK[4:]]
+    waiting = await take_in(service, user_id, "claude-code", now("".join(early)))
+    assert sum(each["records"] for each in waiting["skipped"] if "waits for" in each["reason"]) == 2
+    [main] = await sessions_of(service, user_id)
+    grown = await take_in(service, user_id, "claude-code", now("".join([*early, BACK[1]])))
+    assert (grown["added"]["sessions"], grown["skipped"]) == (1, [])
+    main, branch = await sessions_of(service, user_id)
+    assert await told(service, user_id, main) == ["Hello.", "First.", "Yes?"]
+    assert await told(service, user_id, branch) == ["Hello.", "First.", "Yes?", "Peas.", "In March."]
+    assert leaves(branch) == (main["id"], 3)
+
+
+async def test_a_branch_finds_its_line_later_in_the_file(service: ChatService, user_id: UserId) -> None:
+    filling = [line(f"f-{number}", "u-1", "assistant", f"{number}") for number in range(imports.MAX_ENTRIES)]
+    early = [BACK[0], line("u-9", "a-1", "user", "First."), *BACK[4:], *filling, BACK[1]]
+    await take_in(service, user_id, "claude-code", "".join(early))
+    main, branch = await sessions_of(service, user_id)
+    assert leaves(branch) == (main["id"], main["last_seq"])
+    assert (await take_in(service, user_id, "claude-code", "".join(early)))["added"] == {}
+
+
+async def test_a_branch_whose_line_never_comes_is_kept_all_the_same(service: ChatService, user_id: UserId) -> None:
+    early = [BACK[0], line("u-9", "gone", "user", "First."), line("u-10", "gone", "user", "Second.")]
+    for added in (2, 0):
+        told_of = await take_in(service, user_id, "claude-code", "".join(early))
+        assert told_of["added"].get("sessions", 0) == added
+    main, branch = await sessions_of(service, user_id)
+    assert await told_there(service, user_id, branch) == ["Second."]
+    assert branch["forked_from"] == main["id"]
+
+
+async def test_nothing_leaves_an_archived_session_before_it_has_the_line(service: ChatService, user_id: UserId) -> None:
+    await take_in(service, user_id, "claude-code", "".join(BACK[:1]))
+    [main] = await sessions_of(service, user_id)
+    main_id = SessionId(main["id"])
+    await service.update_session(user_id, main_id, SessionChanges(status="archived"))
+    told_of = await take_in(service, user_id, "claude-code", "".join(BACK))
+    assert (told_of["added"], {each["reason"] for each in told_of["skipped"]}) == ({}, {"the session is archived"})
+    await service.update_session(user_id, main_id, SessionChanges(status="active"))
+    await take_in(service, user_id, "claude-code", "".join(BACK))
+    main, branch = await sessions_of(service, user_id)
+    assert leaves(branch) == (main["id"], 2)
+
+
+async def test_a_branch_of_a_merged_session_inherits_nothing(service: ChatService, user_id: UserId) -> None:
+    await take_in(service, user_id, "claude-code", "".join(BACK[:4]))
+    [main] = await sessions_of(service, user_id)
+    target_id = SessionId((await service.create_chat_session(user_id, NewSession(title="All")))["id"])
+    await service.merge_sessions(user_id, SessionId(main["id"]), target_id)
+    await take_in(service, user_id, "claude-code", "".join(BACK))
+    *_, branch = await sessions_of(service, user_id)
+    assert (await told(service, user_id, branch), branch["forked_from"]) == (["Peas.", "In March."], None)
+    assert (branch["session_data"] or {})["branch_of"] == {"session_id": main["id"], "seq": 2}
+
+
+async def test_a_branch_of_before_there_were_forks_goes_on_as_it_is(
+    service: ChatService, user_id: UserId, database: Database
+) -> None:
+    await take_in(service, user_id, "claude-code", "".join(BACK[:5]))
+    main, branch = await sessions_of(service, user_id)
+
+    def as_it_was(connection: Connection) -> None:
+        """Make of the fork the plain session that it would have been: its own entries, numbered from one."""
+        own = chat_sessions.c.id == branch["id"]
+        key = connection.execute(select(chat_sessions.c.key).where(own)).scalar_one()
+        data = {"branch_of": {"session_id": main["id"], "seq": 2}}
+        plain = {"forked_from_key": None, "forked_from_seq": None, "last_seq": 1, "session_data": data}
+        connection.execute(update(chat_sessions).where(own).values(plain))
+        for table in (messages, source_records):
+            connection.execute(update(table).where(table.c.session_key == key).values(seq=table.c.seq - 2))
+
+    await database.write(as_it_was)
+    assert (await take_in(service, user_id, "claude-code", "".join(BACK[:5])))["added"] == {}
+    told_of = await take_in(service, user_id, "claude-code", "".join(BACK))
+    assert (told_of["added"].get("sessions"), told_of["added"]["messages"]) == (None, 1)
+    found = await sessions_of(service, user_id)
+    assert [await told(service, user_id, each) for each in found][1:] == [["Peas.", "In March."]]
+    twig = line("u-4", "u-3", "user", "Carrots.") + line("u-5", "u-3", "user", "Leeks.")
+    await take_in(service, user_id, "claude-code", "".join(BACK) + twig)
+    *_, last = await sessions_of(service, user_id)
+    assert await told(service, user_id, last) == ["Peas.", "Leeks."]
