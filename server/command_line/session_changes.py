@@ -73,7 +73,8 @@ def delete(
 
 def print_receipt(receipt: DeletedDict) -> None:
     """Print what was deleted."""
-    say(f"deleted {receipt['sessions']} sessions, {receipt['messages']} messages, {receipt['tool_usages']} tool calls")
+    counts = f"{receipt['sessions']} sessions, {receipt['messages']} messages, {receipt['tool_usages']} tool calls"
+    say(f"deleted {counts}; receipt {receipt['receipt']} in the audit log")
 
 
 def _change(session_id: str, changes: SessionChanges) -> None:
