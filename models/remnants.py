@@ -32,7 +32,7 @@ PAGES_PER_STEP = 500
 
 _READ_AT_ONCE = 4_194_304
 _BREATH_SECONDS = 0.02
-_TRIES = 20
+_TRIES = 10
 _BUSY_MILLISECONDS = 100
 _HEADER = 100
 _INTERIOR, _BTREE = (2, 5), (2, 5, 10, 13)
@@ -82,6 +82,7 @@ def sweep(path: Path, library: ModuleType) -> Swept:
 
 class _Sweep:
     def __init__(self, path: Path, file: BinaryIO, raw: Any, library: ModuleType) -> None:
+        self._path = path
         self._log = path.with_name(path.name + "-wal")
         self._file = file
         self._raw = raw
@@ -142,13 +143,12 @@ class _Sweep:
 
     def _gap(self, number: int, pages: bytes, offset: int = 0) -> tuple[int, int] | None:
         """Return where the gap of the page at an offset begins and ends, where there is something in it."""
-        header = offset + (_HEADER if number == 0 else 0)
-        kind = pages[header]
-        if kind not in _BTREE or number == _LOCK_BYTE // self._page_size:
+        # The first page has nothing but the schema, and goes into the log with every sweep.
+        if number in (0, _LOCK_BYTE // self._page_size) or pages[offset] not in _BTREE:
             return None
-        pointers = header + (12 if kind in _INTERIOR else 8)
-        begin = pointers + 2 * _integer(pages, header + 3)
-        end = offset + (_integer(pages, header + 5) or 65_536)
+        pointers = offset + (12 if pages[offset] in _INTERIOR else 8)
+        begin = pointers + 2 * _integer(pages, offset + 3)
+        end = offset + (_integer(pages, offset + 5) or 65_536)
         usable = offset + self._usable
         if not begin < end <= usable or pages[begin:end] == self._zeros[: end - begin]:
             return None
@@ -160,6 +160,9 @@ class _Sweep:
         for _ in range(_TRIES):
             try:
                 self._raw.execute("BEGIN IMMEDIATE")
+                # Another file may have been put in this one's place.
+                if not os.path.samestat(self._path.stat(), os.fstat(self._file.fileno())):
+                    return False
                 if self._log_is_empty():
                     self._overwrite_locked(dirty)
                     self._raw.execute("COMMIT")
