@@ -74,7 +74,7 @@ def sweep(path: Path, library: ModuleType) -> Swept:
         raw = library.connect(str(path), isolation_level=None)
         try:
             return _Sweep(path, file, raw, library).run()
-        except library.OperationalError as error:
+        except library.Error as error:
             return Swept(problem=f"the database is in use or out of order ({type(error).__name__})")
         finally:
             raw.close()
