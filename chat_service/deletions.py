@@ -25,6 +25,7 @@ from chat_service.users import USER_KEY, get, get_user_key
 from chat_service.work import Work
 from models import index_words
 from models.ids import SessionId, UserId, new_id
+from models.index_words import Place, replace_some
 from models.shapes import DeletedDict
 from models.tables import (
     audit_log,
@@ -188,6 +189,11 @@ def merge_index(work: Work, *, is_first: bool) -> bool:
     if not is_left:
         index_words.finish(work.connection)
     return is_left
+
+
+def replace_words(work: Work, after: Place) -> Place | None:
+    """Take words of what was deleted out of the table beside an index, for one step; returns how far this went."""
+    return replace_some(work.connection, after)
 
 
 def complete(work: Work, receipts: list[int]) -> None:

@@ -36,6 +36,7 @@ from chat_service.work import Work
 from models.database import Database
 from models.errors import Invalid, Unavailable
 from models.ids import RunId, SessionId, UserId, utc_now
+from models.index_words import BEGINNING, Place
 from models.inputs import (
     ContextShape,
     Lease,
@@ -402,7 +403,7 @@ class ChatService:
                 # A moment in which another process, too, finds the lock free.
                 await asyncio.sleep(_BREATH_SECONDS)
                 continue
-            await self._merge_index()
+            await self._clean_index()
             swept = await self._database.sweep()
             if swept.problem is not None:
                 logger.warning("what was deleted is not overwritten on the disk yet: %s", swept.problem)
@@ -421,10 +422,15 @@ class ChatService:
         """Tell how the database is kept; raises Unavailable where it cannot be read."""
         return await self._database.health()
 
-    async def _merge_index(self) -> None:
-        is_first = True
-        while await self._write(deletions.merge_index, is_first=is_first):
+    async def _clean_index(self) -> None:
+        place: Place | None = BEGINNING
+        is_first, is_left = True, True
+        while is_left:
+            is_left = await self._write(deletions.merge_index, is_first=is_first)
             is_first = False
+            await asyncio.sleep(_BREATH_SECONDS)
+        while place is not None:
+            place = await self._write(deletions.replace_words, place)
             await asyncio.sleep(_BREATH_SECONDS)
 
     async def _write(
