@@ -21,7 +21,10 @@ def upgrade() -> None:
         sa.Column("detail", sa.Text(), nullable=True),
         sa.Column("digest", sa.LargeBinary(32), nullable=False),
         sa.Column("chain", sa.LargeBinary(32), nullable=False),
-        sa.CheckConstraint("action IN ('session_deleted', 'user_deleted', 'erased')", name=op.f("ck_audit_log_action")),
+        sa.CheckConstraint(
+            "action = 'session_deleted' OR action = 'user_deleted' OR action = 'erased'",
+            name=op.f("ck_audit_log_action"),
+        ),
         sa.ForeignKeyConstraint(["user_key"], ["users.key"], name=op.f("fk_audit_log_user_key")),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_audit_log")),
     )
