@@ -4,7 +4,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, bindparam, delete, exists, insert, select
 from typing_extensions import TypedDict
@@ -97,8 +97,15 @@ def read(connection: Connection, user_id: UserId, session_id: SessionId, sha256:
     return found[0]["data"]
 
 
-def remove_one_of(connection: Connection, session_key: int) -> int | None:
-    """Forget one blob of a session, and remove it where nothing else refers to it; returns its size in bytes, or None.
+class Forgotten(NamedTuple):
+    """A blob that a session does not refer to any more: its size in bytes, and whether it was removed."""
+
+    size: int
+    is_removed: bool
+
+
+def remove_one_of(connection: Connection, session_key: int) -> Forgotten | None:
+    """Forget one blob of a session, and remove it where nothing else refers to it.
 
     None says that the session refers to no blob any more.
     """
@@ -107,8 +114,8 @@ def remove_one_of(connection: Connection, session_key: int) -> int | None:
         return None
     where = {"of_session": session_key, "of_blob": found.key}
     connection.execute(_FORGET, where)
-    connection.execute(_REMOVE, where)
-    return int(found.size)
+    removed = connection.execute(_REMOVE, where).rowcount
+    return Forgotten(found.size, removed == 1)
 
 
 def _keep_part(connection: Connection, part: BlobPart) -> KeptPart:

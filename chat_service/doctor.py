@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection, bindparam, func, literal, select, union_all
 from typing_extensions import TypedDict
 
-from chat_service import upkeep
+from chat_service import audit, upkeep
 from models.database import Database
 from models.tables import chat_sessions, messages, tool_call_references, tool_usages, users
 
@@ -94,6 +94,7 @@ async def examine(url: str, progress: Progress) -> list[Finding]:
         findings.append(await database.read(_judge_foreign_keys))
         findings.append(await _judge_numbering(database, progress))
         findings.append(await database.read(_judge_calls))
+        findings.append(await _judge_audit_log(database))
     return findings
 
 
@@ -158,6 +159,15 @@ def _judge_calls(connection: Connection) -> Finding:
     if not count:
         return _fine("tool calls", "each that a message asked for has its record")
     return _fine("tool calls", f"{count} that messages asked for have no record yet: still running, or never logged")
+
+
+async def _judge_audit_log(database: Database) -> Finding:
+    verified = audit.Verified()
+    while not verified.is_over:
+        verified = await database.read(partial(audit.verify_some, so_far=verified))
+    if verified.broken_at is not None:
+        return _problem("audit log", f"was changed by another program at row {verified.broken_at}: keep a copy")
+    return _fine("audit log", f"{verified.rows} rows, each as it was written")
 
 
 def _fine(check: str, what: str) -> Finding:

@@ -5,7 +5,7 @@ by its native id, a tool usage by its call. What is there already is passed over
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from chat_service import blobs, import_sessions, messages, source_records, tool_usage
 from chat_service.import_sessions import ImportSession, Origin
 from chat_service.timeline import appended_keys
+from chat_service.tombstones import DELETED_HERE
 from chat_service.tool_usage_twins import Twins
 from chat_service.transcripts.neutral import REPEATS, Branch, Conversation, Ending, Entry, Record
 from chat_service.work import Work
@@ -49,40 +50,66 @@ class Tally:
         return self
 
 
-def store(work: Work, user_id: UserId, origin: Origin, batch: Sequence[Record], *, force: bool = False) -> Tally:
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """The records of an import that stay out, as their session was deleted here, and the branch that each was of.
+
+    What follows them stays out as well, also where it comes in a later batch.
+    """
+
+    branches: dict[str, dict[str, str | None]]
+
+    def of(self, conversation: Conversation) -> dict[str, str | None]:
+        """Return the branch of each record of a conversation that stays out, by its native id, in their order."""
+        return self.branches.setdefault(conversation.source_id, {})
+
+
+def store(
+    work: Work,
+    user_id: UserId,
+    origin: Origin,
+    batch: Sequence[Record],
+    left_out: LeftOut | None = None,
+    *,
+    force: bool = False,
+) -> Tally:
     """Store records that follow each other in their source, and count them.
 
     Records before the first message of a conversation are handed back in `held`, unless `force`: no session is made
     for notes about nothing. So are, in `unplaced`, those of a branch that leaves after a record that has not come yet;
-    with `force` it leaves where the time says.
+    with `force` it leaves where the time says. What was deleted here is passed over, and noted in `left_out`.
     """
     tally = Tally()
     for conversation, records in _by_conversation(batch):
-        _store_conversation(work, user_id, origin, conversation, records, tally, force=force)
+        place = LeftOut({}) if left_out is None else left_out
+        _store_conversation(work, user_id, origin, conversation, records, tally, place, force=force)
     return tally
 
 
-def end(work: Work, user_id: UserId, origin: Origin, ending: Ending, unplaced: Sequence[Record]) -> Tally:
+def end(
+    work: Work, user_id: UserId, origin: Origin, ending: Ending, unplaced: Sequence[Record], left_out: LeftOut
+) -> Tally:
     """Store what waited for the end of a conversation, where it has ended: its branches, and calls without a result."""
     tally = Tally()
     conversation = ending.conversation
     late = [record for record in unplaced if record.conversation is conversation]
     tally.unplaced = [record for record in unplaced if record.conversation is not conversation]
     if conversation.last_moment is None or _is_over(conversation, work.now):
-        tally += store(work, user_id, origin, late, force=True)
+        tally += store(work, user_id, origin, late, left_out, force=True)
     else:
         tally.unplaced += late
-    tally += _close(work, user_id, origin, ending)
+    tally += _close(work, user_id, origin, ending, left_out)
     return tally
 
 
-def _close(work: Work, user_id: UserId, origin: Origin, ending: Ending) -> Tally:
+def _close(work: Work, user_id: UserId, origin: Origin, ending: Ending, left_out: LeftOut) -> Tally:
     """Store the calls that got no result, as `unknown`, each in the session of the record that asked for it."""
     tally = Tally()
-    if not ending.waiting:
+    gone = left_out.of(ending.conversation)
+    if all(native_id in gone for native_id, _ in ending.waiting):
         return tally
     if not _is_over(ending.conversation, work.now):
-        tally.waiting += len(ending.waiting)
+        tally.waiting += sum(native_id not in gone for native_id, _ in ending.waiting)
         return tally
     sessions = import_sessions.of_conversation(work.connection, user_id, origin, ending.conversation)
     by_key = {session.key: session for session in sessions}
@@ -116,15 +143,17 @@ def _store_conversation(
     conversation: Conversation,
     records: list[Record],
     tally: Tally,
+    left_out: LeftOut,
     *,
     force: bool,
 ) -> None:
+    gone = left_out.of(conversation)
     sessions = {
         session.branch_id: session
         for session in import_sessions.of_conversation(work.connection, user_id, origin, conversation)
     }
     if any(record.is_node for record in records):
-        records = _placed(work.connection, records, sessions)
+        records = _placed(work.connection, records, sessions, gone)
     by_branch: dict[Branch | None, list[Record]] = {}
     for record in records:
         by_branch.setdefault(record.branch, []).append(record)
@@ -134,6 +163,10 @@ def _store_conversation(
     groups.sort(key=lambda group: group[0] not in needed)
     for branch_id, branch, some in groups:
         session = sessions.get(branch_id)
+        if import_sessions.is_deleted(work.connection, user_id, origin, conversation, branch_id, sessions):
+            gone.update((record.native_id, branch_id) for record in some)
+            _skip(some, DELETED_HERE, tally)
+            continue
         if session is None and not force and branch_id not in needed:
             tally.held += some
             continue
@@ -167,17 +200,24 @@ def _skip(records: Iterable[Record], reason: str, tally: Tally) -> None:
         tally.skipped[record.kind, reason] += 1
 
 
-def _placed(connection: Connection, records: list[Record], sessions: dict[str | None, ImportSession]) -> list[Record]:
+def _placed(
+    connection: Connection,
+    records: list[Record],
+    sessions: dict[str | None, ImportSession],
+    gone: Mapping[str, str | None],
+) -> list[Record]:
     """Return the records of a tree with their branches: each goes on where the one that it follows is the last.
 
-    Records that are known stay where they are, whatever the main line of the source is by now.
+    Records that are known stay where they are, whatever the main line of the source is by now, and so do those that
+    are gone.
     """
     wanted = {record.native_id for record in records} | {record.follows for record in records if record.follows}
     by_key = {session.key: branch_id for branch_id, session in sessions.items()}
     found = source_records.known(connection, [*by_key], wanted)
-    branch_of = {native_id: by_key[session_key] for native_id, (session_key, _) in found.items()}
+    branch_of = {**gone} | {native_id: by_key[session_key] for native_id, (session_key, _) in found.items()}
     branches: dict[str | None, Branch | None] = {None: None}
     tips = {branch_id: source_records.tip(connection, session.key) for branch_id, session in sessions.items()}
+    tips |= {branch_id: native_id for native_id, branch_id in gone.items() if branch_id not in sessions}
     placed = []
     for record in records:
         if not record.is_node:

@@ -40,6 +40,8 @@ class Importer:
         format_name: str,
         paths: Sequence[Path],
         into: SessionId | None = None,
+        *,
+        brings_back: bool = False,
     ) -> None:
         if format_name not in FORMAT_NAMES:
             raise Invalid(f"format is one of {', '.join(FORMAT_NAMES)}.")
@@ -50,6 +52,7 @@ class Importer:
         self._format_name = format_name
         self._paths = paths
         self._into = into
+        self._brings_back = brings_back
         self._seen: dict[Path, tuple[int, int]] = {}
 
     async def import_all(self, progress: Progress = _no_progress) -> Report:
@@ -98,7 +101,7 @@ class Importer:
     async def _import_file(self, path: Path, report: Report, progress: Callable[[int], None]) -> None:
         service, user_id, name = self._service, self._user_id, self._format_name
         if name == ARCHIVE:
-            await restore_file(service, user_id, path, report, progress=progress)
+            await restore_file(service, user_id, path, report, brings_back=self._brings_back, progress=progress)
             return
-        origin = Origin(name, self._into)
+        origin = Origin(name, self._into, self._brings_back)
         await import_file(service, user_id, origin, FORMATS[name], path, report, progress=progress)

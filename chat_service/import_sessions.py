@@ -6,13 +6,13 @@ it, and stores what it says itself. A subagent's conversation begins anew and sa
 inherits nothing, whose session_data says in `branch_of` where it was sent from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, or_, select, update
 
-from chat_service import forks, sessions, source_records
+from chat_service import forks, sessions, source_records, tombstones
 from chat_service.sessions import OWNED, check_ids
 from chat_service.transcripts.neutral import Branch, Conversation, Record
 from chat_service.users import USER_KEY
@@ -57,10 +57,14 @@ _CHANGE = update(chat_sessions).where(chat_sessions.c.key == bindparam("of_sessi
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where records come from, and the session that the main line goes on in, where it has none of its own yet."""
+    """Where records come from, and the session that the main line goes on in, where it has none of its own yet.
+
+    With `brings_back` also what was deleted here is imported.
+    """
 
     source: str
     into: SessionId | None = None
+    brings_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,22 @@ def of_conversation(
     return [_session(row, conversation) for row in connection.execute(_OF_CONVERSATION, where)]
 
 
+def is_deleted(
+    connection: Connection,
+    user_id: UserId,
+    origin: Origin,
+    conversation: Conversation,
+    branch_id: str | None,
+    known: Mapping[str | None, ImportSession],
+) -> bool:
+    """Tell whether the session of a main line or a branch stays out, as it or the main line was deleted here."""
+    if branch_id in known or origin.brings_back:
+        return False
+    source_ids = _source_ids(conversation, branch_id)
+    wanted = source_ids[-1:] if None in known else source_ids
+    return tombstones.is_source_deleted(connection, user_id, origin.source, wanted)
+
+
 def make(
     work: Work,
     user_id: UserId,
@@ -111,6 +131,9 @@ def make(
         title = None if conversation.title is None else f"{conversation.title[:490]} (branch)"
         new_session = _new_session(origin, conversation, f"{conversation.source_id}/{branch.id}", title)
         session_id = _open_branch(work, user_id, parent, seq, new_session, begins_anew=branch.begins_anew)
+    if origin.brings_back:
+        source_ids = _source_ids(conversation, None if branch is None else branch.id)
+        tombstones.forget_source(work, user_id, origin.source, source_ids)
     row = work.connection.execute(_BY_ID, check_ids(user_id, session_id)).one()
     made = known[None if branch is None else branch.id] = _session(row, conversation)
     return made
@@ -179,6 +202,12 @@ def touch(
         values["session_data"] = session.session_data | {IMPORTED_TITLE: conversation.title}
     if values:
         work.connection.execute(_CHANGE.values(values), {"of_session": session.key})
+
+
+def _source_ids(conversation: Conversation, branch_id: str | None) -> list[str]:
+    """Return the source ids of the main line and, where it is about one, of a branch."""
+    main = conversation.source_id
+    return [main] if branch_id is None else [main, f"{main}/{branch_id}"]
 
 
 def _session(row: Any, conversation: Conversation) -> ImportSession:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from chat_service import import_batches
-from chat_service.import_batches import Tally
+from chat_service.import_batches import LeftOut, Tally
 from chat_service.import_sessions import Origin
 from chat_service.limits import Limits
 from chat_service.service import ChatService
@@ -140,6 +140,7 @@ class _Importing:
         self._endings: list[Ending] = []
         self._held: list[Record] = []
         self._unplaced: list[Record] = []
+        self._left_out = LeftOut({})
         self._entries = 0
         self._characters = 0
         self.is_new_batch = False
@@ -170,14 +171,14 @@ class _Importing:
         batch, endings = self._held + self._unplaced + self._records, self._endings
         self._records, self._endings, self._entries, self._characters = [], [], 0, 0
         force = len(self._held) + len(self._unplaced) > MAX_HELD
-        user_id, origin = self._user_id, self._origin
+        user_id, origin, left_out = self._user_id, self._origin, self._left_out
 
         def unit(work: Work) -> Tally:
             importing = replace(work, limits=LIMITS)
-            tally = import_batches.store(importing, user_id, origin, batch, force=force)
+            tally = import_batches.store(importing, user_id, origin, batch, left_out, force=force)
             for ending in endings:
                 unplaced, tally.unplaced = tally.unplaced, []
-                tally += import_batches.end(importing, user_id, origin, ending, unplaced)
+                tally += import_batches.end(importing, user_id, origin, ending, unplaced, left_out)
             return tally
 
         if batch or endings:

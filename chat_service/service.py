@@ -5,6 +5,7 @@ and answers for a foreign id exactly as for one that does not exist. What a meth
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection
 
 from chat_service import (
+    audit,
     context,
     deletions,
     forks,
@@ -34,6 +36,7 @@ from chat_service.work import Work
 from models.database import Database
 from models.errors import Invalid, Unavailable
 from models.ids import RunId, SessionId, UserId, utc_now
+from models.index_words import BEGINNING, Place
 from models.inputs import (
     ContextShape,
     Lease,
@@ -53,6 +56,8 @@ from models.inputs import (
 )
 from models.shapes import (
     ActiveSessionDict,
+    AuditCheckDict,
+    AuditPageDict,
     ContextDict,
     DeletedDict,
     EntryPieceDict,
@@ -71,6 +76,8 @@ from models.shapes import (
     ToolUsagePageDict,
     UserDict,
 )
+
+logger = logging.getLogger(__name__)
 
 _BREATH_SECONDS = 0.02
 
@@ -354,6 +361,19 @@ class ChatService:
         """
         return await self._write(runs.end, user_id, run_id, lease, state, new_messages, result)
 
+    # The audit log
+
+    async def get_audit_log(self, user_id: UserId, limit: int = 20, cursor: str | None = None) -> AuditPageDict:
+        """Return a page of what the audit log has of the acting user, newest first."""
+        return await self._read(audit.list_entries, user_id, limit, cursor)
+
+    async def verify_audit_log(self) -> AuditCheckDict:
+        """Follow the chain of the whole audit log, in short reads, and tell whether it holds."""
+        verified = audit.Verified()
+        while not verified.is_over:
+            verified = await self._read(audit.verify_some, verified)
+        return verified.to_dict()
+
     # All together
 
     async def transaction(self, function: Callable[[Work], Result]) -> Result:
@@ -370,17 +390,26 @@ class ChatService:
         result, _ = await self._database.write(unit, self._tell)
         return result
 
-    async def finish_deletions(self) -> None:
-        """Remove what long deletions have left, also those of a process that has ended since, in many short steps.
+    async def finish_deletions(self) -> bool:
+        """Remove what deletions have left and overwrite it on the disk, in short steps; tells whether that is done.
 
         Others write in between. Whoever opens the database calls it, and again after a deletion; it may be cancelled,
-        and several may be at it at once.
+        and several may be at it at once. It is not done where another process reads for so long that the log cannot be
+        emptied, or where something else is in the way, which is said in the log: call again later.
         """
-        is_left = await self._read(deletions.is_anything_left)
-        while is_left:
-            is_left = await self._write(deletions.finish_some)
-            # A moment in which another process, too, finds the lock free.
-            await asyncio.sleep(_BREATH_SECONDS)
+        while (receipts := await self._read(deletions.to_overwrite)) != []:
+            if receipts is None:
+                await self._write(deletions.finish_some)
+                # A moment in which another process, too, finds the lock free.
+                await asyncio.sleep(_BREATH_SECONDS)
+                continue
+            await self._clean_index()
+            swept = await self._database.sweep()
+            if swept.problem is not None:
+                logger.warning("what was deleted is not overwritten on the disk yet: %s", swept.problem)
+                return False
+            await self._write(deletions.complete, receipts)
+        return True
 
     async def snapshot(self, function: Callable[[Connection], Result]) -> Result:
         """Run a function over several rooms that only reads, on one snapshot, and return its result.
@@ -392,6 +421,17 @@ class ChatService:
     async def health(self) -> HealthDict:
         """Tell how the database is kept; raises Unavailable where it cannot be read."""
         return await self._database.health()
+
+    async def _clean_index(self) -> None:
+        place: Place | None = BEGINNING
+        is_first, is_left = True, True
+        while is_left:
+            is_left = await self._write(deletions.merge_index, is_first=is_first)
+            is_first = False
+            await asyncio.sleep(_BREATH_SECONDS)
+        while place is not None:
+            place = await self._write(deletions.replace_words, place)
+            await asyncio.sleep(_BREATH_SECONDS)
 
     async def _write(
         self, room: Callable[Concatenate[Work, Given], Result], *given: Given.args, **named: Given.kwargs

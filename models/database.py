@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 
 from models import indexing
 from models.errors import Unavailable
+from models.remnants import Swept, sweep_elsewhere
 from models.shapes import HealthDict
 from models.sqlite import ODD, Job, SqliteConnection, SqliteEngine, choose_library, is_safe_for_wal, refusal
 from models.sqlite_file import Journal, path_from_url, prepare
@@ -134,6 +135,12 @@ class Database:
         reader = self._readers[-1]
         version: int = await reader.submit(reader.data_version)
         return version
+
+    async def sweep(self) -> Swept:
+        """Overwrite what SQLite has left of deleted rows in the file and its log; others write in between."""
+        if not self._open:
+            raise Unavailable("The database is closed: open it again.")
+        return await sweep_elsewhere(self.path, self._library.__name__)
 
     async def health(self) -> HealthDict:
         """Tell how the database is kept; raises Unavailable where it cannot be read."""

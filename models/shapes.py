@@ -391,12 +391,44 @@ class RunDict(TypedDict):
 
 
 class DeletedDict(TypedDict):
-    """A receipt: the id of what was deleted, and how many sessions and entries of theirs are gone."""
+    """What was deleted: its id, how many sessions and entries of theirs are gone, and the receipt in the audit log.
+
+    Once every byte of it is overwritten, the log has a row more, `erased`, that names the receipt.
+    """
 
     deleted: str
     sessions: int
     messages: int
     tool_usages: int
+    receipt: int
+
+
+class AuditEntryDict(TypedDict):
+    """A row of the audit log; `detail` has counts and never content, and is None where it was erased."""
+
+    id: int
+    created_at: str
+    action: Literal["session_deleted", "user_deleted", "erased"]
+    detail: dict[str, int] | None
+
+
+class AuditPageDict(TypedDict):
+    """A page of the audit log, newest first; `next_cursor` is None on the last one."""
+
+    entries: list[AuditEntryDict]
+    next_cursor: str | None
+
+
+class AuditCheckDict(TypedDict):
+    """Whether the audit log is as it was written: its rows, those among them whose detail was erased, and its head.
+
+    `broken_at` is the id of the first row that is not as it was written, or does not follow the one before it.
+    """
+
+    rows: int
+    erased: int
+    head: str
+    broken_at: int | None
 
 
 class HealthDict(TypedDict):

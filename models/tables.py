@@ -35,7 +35,7 @@ from models.errors import DAMAGED, Unavailable
 from models.ids import from_microseconds, pack_id, to_microseconds, unpack_id
 from models.text import to_json
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """The number of the newest migration; in an SQLite file it stands in `PRAGMA user_version`."""
 
 APPLICATION_ID = 0x4D435043
@@ -141,6 +141,8 @@ users = Table(
     Column("last_seen_at", Timestamp, nullable=False),
     # A user with this mark is nobody any more: what is still theirs is invisible, and about to be removed.
     Column("deleted_at", Timestamp),
+    # The receipt of that deletion.
+    Column("erasure", BigInteger),
     UniqueConstraint("issuer", "subject"),
 )
 Index(None, users.c.deleted_at, sqlite_where=users.c.deleted_at.is_not(None))
@@ -308,6 +310,51 @@ search_progress = Table(
     # Up to which key the messages, and the tool usages, are in the index of full text.
     Column("entries", Text, primary_key=True),
     Column("indexed_key", BigInteger, nullable=False),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    # What was done, in a chain: `digest` is that of salt, user and detail, and `chain` goes over the row before, the
+    # other fields and the digest. So detail, salt and user can be erased, and the chain still holds.
+    _key(),
+    Column("created_at", Timestamp, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("user_key", ForeignKey("users.key")),
+    Column("salt", LargeBinary(16)),
+    Column("detail", Text),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("chain", LargeBinary(32), nullable=False),
+    Index(None, "user_key"),
+    _one_of("action", "session_deleted", "user_deleted", "erased"),
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    # Deletions whose bytes are not all overwritten yet, each with its receipt, a row of the audit log. `scope` stands
+    # for the user in tombstones; the counts go into the log when it is finished.
+    Column("receipt", ForeignKey("audit_log.key"), primary_key=True),
+    Column("scope", LargeBinary(16), nullable=False),
+    Column("blobs", BigInteger, nullable=False, server_default=text("0")),
+    Column("source_records", BigInteger, nullable=False, server_default=text("0")),
+)
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    # Keyed digests of what was deleted here, so that an import does not bring it back.
+    Column("digest", LargeBinary(16), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+salts = Table(
+    "salts",
+    metadata,
+    # Random bytes of this database alone; what they are for stands in `name`.
+    Column("name", Text, primary_key=True),
+    Column("salt", LargeBinary(32), nullable=False),
+    sqlite_with_rowid=False,
 )
 
 # Partial indexes: an entry without a key costs nothing. Naming PostgreSQL's option here as well would import its

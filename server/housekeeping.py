@@ -1,11 +1,13 @@
-"""Housekeeping: what deletions have left is removed in the background, step by step, while the server is up.
+"""Housekeeping: what deletions have left is removed and overwritten in the background, while the server is up.
 
-It begins when the record is open, for what an earlier process had no time for, and again after each deletion. It stops
-at any moment: whoever opens the record next goes on. No call waits for it.
+It begins when the record is open, for what an earlier process had no time for, and again after each deletion. Where
+another program is in the way, it tries again after a while. It stops at any moment: whoever opens the record next goes
+on. No call waits for it.
 """
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from models.errors import ChatError
@@ -16,19 +18,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_RETRY_SECONDS = 60.0
+
 
 class Housekeeping:
     """Finishes deletions of one service; stop it before the database is closed."""
 
-    def __init__(self, service: "ChatService") -> None:
+    def __init__(self, service: "ChatService", *, retry_seconds: float = _RETRY_SECONDS) -> None:
         self._service = service
-        self._is_needed = False
+        self._retry_seconds = retry_seconds
+        self._is_needed = asyncio.Event()
         self._working: asyncio.Task[None] | None = None
         self._stop_hearing = service.events.subscribe(self._hear)
 
     def start(self) -> None:
         """Look what there is to be done, and do it in the background."""
-        self._is_needed = True
+        self._is_needed.set()
         if self._working is None or self._working.done():
             self._working = asyncio.create_task(self._work(), name="finishing deletions")
 
@@ -45,10 +50,17 @@ class Housekeeping:
             self.start()
 
     async def _work(self) -> None:
-        while self._is_needed:
-            self._is_needed = False
-            try:
-                await self._service.finish_deletions()
-            except ChatError as error:
-                # The disk is full, or another program holds the lock: the next deletion or the next start tries again.
-                logger.warning("deletions are not finished yet: %s", type(error).__name__)
+        while self._is_needed.is_set():
+            self._is_needed.clear()
+            if not await self._is_finished():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._is_needed.wait(), self._retry_seconds)
+                self._is_needed.set()
+
+    async def _is_finished(self) -> bool:
+        try:
+            return await self._service.finish_deletions()
+        except ChatError as error:
+            # The disk is full, or another program holds the lock.
+            logger.warning("deletions are not finished yet: %s", type(error).__name__)
+            return False

@@ -4,7 +4,7 @@ The others are restored all the same. Nothing is restored of a batch in which a 
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -21,9 +21,10 @@ from chat_service.archive.lines import (
     SourceRecordLine,
     ToolUsageLine,
 )
-from chat_service.archive.restore import Checked, Restored, restore
+from chat_service.archive.restore import Checked, DeletedHere, Restored, restore
 from chat_service.imports import MAX_CHARACTERS, MAX_ENTRIES, Report
 from chat_service.service import ChatService
+from chat_service.tombstones import DELETED_HERE
 from chat_service.transcripts.lines import MAX_RECORD, objects_of
 from chat_service.transcripts.neutral import COULD_NOT_BE_READ, Source
 from models.errors import ChatError
@@ -46,16 +47,20 @@ async def restore_file(
     path: Path,
     report: Report,
     *,
+    brings_back: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Restore an archive, and add to the report what became of it; `progress` hears how many bytes were read so far."""
+    """Restore an archive, and add to the report what became of it; `progress` hears how many bytes were read so far.
+
+    What was deleted here is passed over, unless with `brings_back`.
+    """
     report.files += 1
     source: Source | None = None
     try:
         with path.open("rb") as bytes_of_file:
             file = io.TextIOWrapper(bytes_of_file, encoding="utf-8", errors="replace", newline="\n")
             source = Source(file, str(path))
-            restoring = _Restoring(service, user_id, path, report)
+            restoring = _Restoring(service, user_id, path, report, brings_back=brings_back)
             for given, text in objects_of(source, MAX_LINE):
                 if not await restoring.take(given, len(text)):
                     break
@@ -73,15 +78,16 @@ async def restore_file(
 class _Restoring:
     """Gathers checked lines into batches, and restores them."""
 
-    def __init__(self, service: ChatService, user_id: UserId, path: Path, report: Report) -> None:
+    def __init__(self, service: ChatService, user_id: UserId, path: Path, report: Report, *, brings_back: bool) -> None:
         self._service = service
         self._user_id = user_id
         self._path = path
         self._report = report
+        self._brings_back = brings_back
         self._lines: list[Checked] = []
         self._characters = 0
         self._has_header = False
-        self._is_refused = False
+        self._refused_as: str | None = None
 
     async def take(self, given: dict[str, object], size: int) -> bool:
         """Read one line; tells whether there is any use in reading on."""
@@ -96,9 +102,9 @@ class _Restoring:
             return self._has_header
         if isinstance(line, SessionLine):
             await self.store()
-            self._is_refused = False
-        if self._is_refused:
-            self._skip(line)
+            self._refused_as = None
+        if self._refused_as is not None:
+            self._skip(line, self._refused_as)
             return True
         self._lines.append((line, given))
         self._characters += size
@@ -113,14 +119,17 @@ class _Restoring:
         lines, self._lines, self._characters = self._lines, [], 0
         if not lines:
             return
-        user_id = self._user_id
+        user_id, brings_back = self._user_id, self._brings_back
         try:
-            restored: Restored = await self._service.transaction(lambda work: restore(work, user_id, lines))
+            restored: Restored = await self._service.transaction(
+                lambda work: restore(work, user_id, lines, brings_back=brings_back)
+            )
         except ChatError as error:
             self._complain(str(error))
-            self._is_refused = True
-            for line, _ in lines:
-                self._skip(line)
+            self._refuse_all(lines, OF_ANOTHER)
+            return
+        except DeletedHere:
+            self._refuse_all(lines, DELETED_HERE)
             return
         tally = self._report.tally
         tally.stored += restored.stored
@@ -135,13 +144,18 @@ class _Restoring:
             return False
         self._complain(f"holds a line that is none of an archive ({place or 'type'}: {problem['msg']})")
         self._report.tally.skipped[NOT_OURS, COULD_NOT_BE_READ] += 1
-        for line, _ in self._lines:
-            self._skip(line)
-        self._lines, self._characters, self._is_refused = [], 0, True
+        lines, self._lines, self._characters = self._lines, [], 0
+        self._refuse_all(lines, OF_ANOTHER)
         return True
 
-    def _skip(self, line: ArchiveLine) -> None:
-        self._report.tally.skipped[line.type, OF_ANOTHER] += 1
+    def _refuse_all(self, lines: Sequence[Checked], reason: str) -> None:
+        """Leave these lines out, and what follows of their session."""
+        self._refused_as = reason
+        for line, _ in lines:
+            self._skip(line, reason)
+
+    def _skip(self, line: ArchiveLine, reason: str) -> None:
+        self._report.tally.skipped[line.type, reason] += 1
 
     def _complain(self, problem: str) -> None:
         self._report.problems.append((str(self._path), problem))

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from chat_service import blobs, source_records
+from chat_service import blobs, source_records, tombstones
 from chat_service.archive.lines import (
     ArchiveLine,
     BlobLine,
@@ -75,10 +75,15 @@ class Restored:
     already_there: Counter[str] = field(default_factory=Counter)
 
 
-def restore(work: Work, user_id: UserId, lines: Sequence[Checked]) -> Restored:
+class DeletedHere(Exception):
+    """The session was deleted here, or goes on from one that was, and stays out."""
+
+
+def restore(work: Work, user_id: UserId, lines: Sequence[Checked], *, brings_back: bool = False) -> Restored:
     """Restore lines that follow each other in an archive, those of one session.
 
-    Raises Invalid where they do not follow from what is there, and Conflict where that says something else.
+    Raises Invalid where they do not follow from what is there, Conflict where that says something else, and
+    DeletedHere, unless with `brings_back`.
     """
     restored = Restored()
     session: _Session | None = None
@@ -86,7 +91,7 @@ def restore(work: Work, user_id: UserId, lines: Sequence[Checked]) -> Restored:
         if isinstance(line, BlobLine):
             _restore_blob(work.connection, line)
         elif isinstance(line, SessionLine):
-            session = _open(work, user_id, line, restored)
+            session = _open(work, user_id, line, restored, brings_back=brings_back)
         elif isinstance(line, MessageLine | ToolUsageLine | SourceRecordLine | SessionEndLine):
             if session is None or session.id != line.session_id:
                 session = _find(work, user_id, SessionId(line.session_id))
@@ -195,17 +200,24 @@ class _Session:
             raise Invalid("a session ends before its last entry: the archive is not whole.")
 
 
-def _open(work: Work, user_id: UserId, line: SessionLine, restored: Restored) -> _Session:
-    # A tombstone of an erased session is looked up here, before anything of it comes back.
+def _open(work: Work, user_id: UserId, line: SessionLine, restored: Restored, *, brings_back: bool) -> _Session:
     where = {"user_id": user_id, "session_id": line.id}
     found = work.connection.execute(_FIND, where).one_or_none()
-    if found is not None:
+    if found is not None and found[2]:
         restored.already_there["session"] += 1
         return _find(work, user_id, SessionId(line.id))
+    if not brings_back and _is_deleted(work.connection, user_id, line):
+        raise DeletedHere
+    if found is not None:
+        raise Conflict("a session of the archive cannot be restored under its id.")
     if line.source is not None:
         of_source = {"user_id": user_id, "source": line.source, "source_id": line.source_id}
         if work.connection.execute(_OF_SOURCE, of_source).first() is not None:
             raise Conflict("the conversation that this session was imported from is on record as another session.")
+    if brings_back:
+        tombstones.forget_session(work, SessionId(line.id))
+        if line.source is not None and line.source_id is not None:
+            tombstones.forget_source(work, user_id, line.source, [line.source_id])
     parent_key, first = None, 0
     if line.forked_from is not None:
         parent = _find(work, user_id, SessionId(line.forked_from.session_id))
@@ -221,6 +233,19 @@ def _open(work: Work, user_id: UserId, line: SessionLine, restored: Restored) ->
     work.tell(Event(user_id, SessionId(line.id), "created", 0))
     restored.stored["session"] += 1
     return _find(work, user_id, SessionId(line.id))
+
+
+def _is_deleted(connection: Connection, user_id: UserId, line: SessionLine) -> bool:
+    if tombstones.is_deleted(connection, SessionId(line.id)):
+        return True
+    of_source = [] if line.source_id is None else [line.source_id]
+    if line.source is not None and tombstones.is_source_deleted(connection, user_id, line.source, of_source):
+        return True
+    if line.forked_from is None:
+        return False
+    parent_id = SessionId(line.forked_from.session_id)
+    where = {"user_id": user_id, "session_id": parent_id}
+    return connection.execute(_FIND, where).first() is None and tombstones.is_deleted(connection, parent_id)
 
 
 def _find(work: Work, user_id: UserId, session_id: SessionId) -> _Session:

@@ -35,21 +35,25 @@ def import_transcripts(
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on importing as the files grow, until Ctrl-C.")] = False,
     interval: Annotated[float, typer.Option(min=0.01, max=3600, help="Seconds between two looks, with --watch.")] = 2.0,
+    bring_back: Annotated[
+        bool, typer.Option("--bring-back", help="Import also what was deleted here, which stays out without it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Import transcripts, each record once; exit code 1 where something could not be read."""
-    if as_local_user(lambda caller: _import(caller, format_name, paths, into, as_json, interval if watch else None)):
+
+    def importer(caller: Caller) -> "Importer":
+        from chat_service.import_paths import Importer
+
+        session_id = None if into is None else SessionId(into)
+        return Importer(caller.service, caller.user_id, format_name, paths, session_id, brings_back=bring_back)
+
+    if as_local_user(lambda caller: _import(importer(caller), as_json, interval if watch else None)):
         raise typer.Exit(1)
 
 
-async def _import(
-    caller: Caller, format_name: str, paths: list[Path], into: str | None, as_json: bool, interval: float | None
-) -> bool:
+async def _import(importer: "Importer", as_json: bool, interval: float | None) -> bool:
     """Import, print what became of it, and tell whether there were problems."""
-    from chat_service.import_paths import Importer
-
-    session_id = None if into is None else SessionId(into)
-    importer = Importer(caller.service, caller.user_id, format_name, paths, session_id)
     problems = False
 
     def told(report: "Report") -> None:

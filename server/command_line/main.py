@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from models.errors import ChatError
 from server.command_line import (
+    audit,
     chat,
     config,
     database,
@@ -45,6 +46,7 @@ def build() -> typer.Typer:
     app.command("export")(exports.export)
     app.command("config")(config.config)
     app.command("record", context_settings=record.RAW)(record.record)
+    app.command()(audit.audit)
     app.command()(database.doctor)
     app.add_typer(sessions.build(), name="sessions")
     app.command("upstream")(upstream.upstream)

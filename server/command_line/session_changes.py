@@ -8,8 +8,12 @@ from models.ids import SessionId
 from models.inputs import SessionChanges
 from models.shapes import DeletedDict, SessionDict
 from server.command_line.local import as_local_user
-from server.command_line.terminal import say
+from server.command_line.terminal import complain, say
 from server.record import Caller
+
+NOT_OVERWRITTEN = (
+    "it is deleted, and not overwritten on the disk yet, as another program is in the way: the server goes on with that"
+)
 
 SessionIdArgument = Annotated[str, typer.Argument(help="The session's id, as `sessions` lists it.")]
 
@@ -65,7 +69,8 @@ def delete(
 
     async def deleted(caller: Caller) -> DeletedDict:
         receipt = await caller.service.delete_session(caller.user_id, SessionId(session_id), with_forks=with_forks)
-        await caller.service.finish_deletions()
+        if not await caller.service.finish_deletions():
+            complain(NOT_OVERWRITTEN)
         return receipt
 
     print_receipt(as_local_user(deleted))
@@ -73,7 +78,8 @@ def delete(
 
 def print_receipt(receipt: DeletedDict) -> None:
     """Print what was deleted."""
-    say(f"deleted {receipt['sessions']} sessions, {receipt['messages']} messages, {receipt['tool_usages']} tool calls")
+    counts = f"{receipt['sessions']} sessions, {receipt['messages']} messages, {receipt['tool_usages']} tool calls"
+    say(f"deleted {counts}; receipt {receipt['receipt']} in the audit log")
 
 
 def _change(session_id: str, changes: SessionChanges) -> None:

@@ -8,8 +8,8 @@ from models.errors import Invalid
 from models.inputs import UserChanges
 from models.shapes import DeletedDict, UserDict
 from server.command_line.local import as_local_user
-from server.command_line.session_changes import print_receipt
-from server.command_line.terminal import say
+from server.command_line.session_changes import NOT_OVERWRITTEN, print_receipt
+from server.command_line.terminal import complain, say
 from server.record import Caller
 
 
@@ -56,7 +56,8 @@ def delete(
 
     async def deleted(caller: Caller) -> DeletedDict:
         receipt = await caller.service.delete_user(caller.user_id)
-        await caller.service.finish_deletions()
+        if not await caller.service.finish_deletions():
+            complain(NOT_OVERWRITTEN)
         return receipt
 
     print_receipt(as_local_user(deleted))

@@ -170,7 +170,8 @@ async def delete_session(
     """Delete a session with all its messages and tool calls, for good, and return a receipt.
 
     There is no way back: to close a session and keep it, archive it with update_session. It is gone from every answer
-    at once; its text leaves the disk as the database's log is written over, that of a long session little by little.
+    at once, and then overwritten on the disk, that of a long session little by little. The receipt is a row of the
+    audit log, which keeps counts and no text; an import does not bring back what was deleted.
     """
     deleted = await caller.service.delete_session(caller.user_id, SessionId(session_id), with_forks=with_forks)
     return reply(deleted)

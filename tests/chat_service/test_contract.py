@@ -94,6 +94,8 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
         "new_messages": [said("answer")],
         "result": {"rounds": 1},
     },
+    "get_audit_log": lambda world: {"limit": 1},
+    "verify_audit_log": lambda world: {},
     "transaction": lambda world: {"function": _create_and_append(world)},
     "finish_deletions": lambda world: {},
     "snapshot": lambda world: {"function": _read_session(world)},
@@ -103,7 +105,7 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
 
 GENERIC_RESULTS = {"transaction": SessionDict, "snapshot": SessionDict}
 
-WITHOUT_USER = {"get_or_create_user", "transaction", "snapshot", "finish_deletions", "health"}
+WITHOUT_USER = {"get_or_create_user", "transaction", "snapshot", "finish_deletions", "verify_audit_log", "health"}
 
 METHODS = {name: member for name, member in inspect.getmembers(ChatService, callable) if not name.startswith("_")}
 

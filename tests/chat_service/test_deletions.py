@@ -16,8 +16,9 @@ from models.database import Database
 from models.errors import Conflict, NotFound, Unavailable
 from models.ids import SessionId, UserId
 from models.inputs import NewSession, NewUser, SessionChanges
-from models.tables import metadata, search_progress, tool_usages
+from models.tables import tool_usages
 from tests.support import (
+    RECORD,
     asking,
     count_all_rows,
     done,
@@ -35,8 +36,7 @@ pytestmark = pytest.mark.anyio
 LONG = 3_000
 """Pairs of entries: several steps long."""
 
-RECORD = [table.name for table in metadata.sorted_tables if table is not search_progress]
-NOBODY_LEFT = dict.fromkeys(RECORD, 0) | {"users": 1}
+NOBODY_LEFT = {table.name: 0 for table in RECORD} | {"users": 1}
 
 
 async def long_session(service: ChatService, database: Database, user_id: UserId, **more: Any) -> SessionId:
@@ -77,7 +77,7 @@ async def test_a_long_session_is_invisible_at_once_and_removed_step_by_step(
     other_id = await new_session(service, user_id, title="Other")
     heard = hear(service)
     receipt = await service.delete_session(user_id, session_id)
-    assert receipt == {"deleted": session_id, "sessions": 1, "messages": LONG, "tool_usages": LONG}
+    assert receipt == {"deleted": session_id, "sessions": 1, "messages": LONG, "tool_usages": LONG, "receipt": 1}
     assert heard == [Event(user_id, session_id, "deleted")]
     rows = await count_all_rows(database)
     assert rows["messages"] > 1_000, "most is there still"
@@ -341,7 +341,7 @@ async def test_forks_go_along_when_asked_and_only_those(
     await service.add_tool_usage(user_id, forks[2], done())
     heard = hear(service)
     receipt = await service.delete_session(user_id, parent_id, with_forks=True)
-    assert receipt == {"deleted": parent_id, "sessions": 4, "messages": 2, "tool_usages": 1}
+    assert receipt == {"deleted": parent_id, "sessions": 4, "messages": 2, "tool_usages": 1, "receipt": 1}
     assert heard == [Event(user_id, each, "deleted") for each in (parent_id, *forks)]
     assert [session["id"] for session in (await service.get_user_sessions(user_id))["sessions"]] == [root_id]
     assert await count_all_rows(database) == NOBODY_LEFT | {"chat_sessions": 1, "messages": 1}
@@ -392,7 +392,7 @@ async def test_a_user_with_a_long_record_is_gone_at_once_and_may_come_back(
     await fork(service, user_id, session_id)
     await new_session(service, user_id)
     receipt = await service.delete_user(user_id)
-    assert receipt == {"deleted": user_id, "sessions": 3, "messages": LONG, "tool_usages": LONG}
+    assert receipt == {"deleted": user_id, "sessions": 3, "messages": LONG, "tool_usages": LONG, "receipt": 1}
     for call in (
         service.get_user(user_id),
         service.get_user_sessions(user_id),

@@ -65,6 +65,7 @@ class Model:
     """
 
     def __init__(self) -> None:
+        self.receipts = 0
         self.users: dict[str, Item] = {}
         self.tokens: dict[str, tuple[str | None, str | None]] = {}
         self.sessions: dict[str, Item] = {}
@@ -115,12 +116,17 @@ class Model:
             "sessions": len(mine),
             "messages": sum(session["message_count"] for session in mine),
             "tool_usages": sum(session["tool_usage_count"] for session in mine),
+            "receipt": self._next_receipt(),
         }
         for session in mine:
             self._tell(session["id"], "deleted")
             self._forget(session["id"])
         del self.users[user_id], self.tokens[user_id]
         return receipt
+
+    def _next_receipt(self) -> int:
+        self.receipts += 1
+        return self.receipts
 
     # Sessions
 
@@ -227,6 +233,7 @@ class Model:
             "sessions": len(sessions),
             "messages": sum(session["message_count"] for session in sessions),
             "tool_usages": sum(session["tool_usage_count"] for session in sessions),
+            "receipt": self._next_receipt(),
         }
 
     def active_session(self, user_id: str, client: str | None, workspace: str | None) -> Item:

@@ -170,7 +170,7 @@ async def test_deleting_a_session_removes_its_entries_and_nothing_else(
         await service.add_messages(user_id, session_id, [asking("a", "b"), said()])
         await service.add_tool_usage(user_id, session_id, done(tool_call_id="a"))
     receipt = await service.delete_session(user_id, deleted)
-    assert receipt == {"deleted": deleted, "sessions": 1, "messages": 2, "tool_usages": 1}
+    assert receipt == {"deleted": deleted, "sessions": 1, "messages": 2, "tool_usages": 1, "receipt": 1}
     there = {name: count for name, count in (await count_all_rows(database)).items() if count}
     assert there == {"users": 1, "chat_sessions": 1, "messages": 2, "tool_usages": 1, "tool_call_references": 2}
     with pytest.raises(NotFound):

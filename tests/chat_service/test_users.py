@@ -99,7 +99,7 @@ async def test_deleting_a_user_removes_everything_of_theirs_and_nothing_else(
             await service.add_messages(owner, session_id, [said(), asking("call")])
             await service.add_tool_usage(owner, session_id, done(tool_call_id="call"))
     receipt = await service.delete_user(user_id)
-    assert receipt == {"deleted": user_id, "sessions": 3, "messages": 6, "tool_usages": 3}
+    assert receipt == {"deleted": user_id, "sessions": 3, "messages": 6, "tool_usages": 3, "receipt": 1}
     there = {name: count for name, count in (await count_all_rows(database)).items() if count}
     assert there == {"users": 1, "chat_sessions": 1, "messages": 2, "tool_usages": 1, "tool_call_references": 1}
     with pytest.raises(NotFound):

@@ -8,7 +8,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from chat_service.service import ChatService
-from models import migrate
+from models import full_text, migrate
 from models.database import Database
 from models.ids import SessionId, UserId
 from models.sqlite import choose_library
@@ -39,6 +39,7 @@ def make(path: Path, version: int, *rows: str) -> None:
     """Create a file as a server of that version left it."""
     engine = create_engine(f"sqlite:///{path}", module=choose_library(), poolclass=NullPool)
     with engine.begin() as connection:
+        full_text.register(connection.connection.dbapi_connection)
         migrate.upgrade(connection, f"{version:04d}")
         connection.execute(text(f"PRAGMA application_id={APPLICATION_ID:d}"))
         connection.execute(text(f"PRAGMA user_version={version:d}"))
@@ -72,3 +73,27 @@ async def test_a_database_of_version_1_keeps_every_row_and_can_be_forked_and_del
         await service.delete_session(user_id, session_id)
         history = await service.get_session_history(user_id, SessionId(fork["id"]))
         assert [entry["seq"] for entry in history["entries"]] == [1, 2, 3]
+
+
+async def test_a_database_of_version_8_finishes_what_it_was_deleting_and_has_an_audit_log(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    nobody = (
+        "INSERT INTO users (key, id, username, created_at, last_seen_at, deleted_at) "
+        "VALUES (2, x'01a1fc1f9aeb7cd6a61cf8f3462d9753', 'deleted x', 0, 0, 1)",
+        "INSERT INTO chat_sessions (key, id, user_key, title, status, created_at, source, source_id) "
+        "VALUES (2, x'01a1fc1f9aeb7cd6a61cf8f3462d9754', 2, 'Left', 'active', 0, 'codex', 'a')",
+    )
+    make(path, 8, *ROWS_OF_VERSION_1, *nobody)
+    before = rows_of(path)
+    async with Database(url_of(path)) as database:
+        for table, rows in rows_of(path).items():
+            assert [row[: len(old)] for row, old in zip(rows, before[table], strict=True)] == before[table]
+        service = ChatService(database)
+        user_id, session_id = UserId(USER_ID), SessionId(SESSION_ID)
+        assert await service.finish_deletions()
+        assert len(rows_of(path)["chat_sessions"]) == 1
+        assert (await service.get_audit_log(user_id))["entries"] == []
+        await service.delete_session(user_id, session_id)
+        assert await service.finish_deletions()
+        assert len((await service.get_audit_log(user_id))["entries"]) == 2
+        assert (await service.verify_audit_log())["broken_at"] is None

@@ -28,6 +28,7 @@ CHECKS = [
     "references",
     "numbering",
     "tool calls",
+    "audit log",
 ]
 
 

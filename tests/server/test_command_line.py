@@ -218,7 +218,8 @@ def test_a_session_is_deleted_only_when_told(environment: dict[str, str], databa
     assert invoke(environment, "sessions", "delete", session_id, answer="n\n").exit_code == 1
     assert session_id in run(environment, "sessions")
     assert (
-        run(environment, "sessions", "delete", session_id, "--yes") == "deleted 1 sessions, 1 messages, 1 tool calls\n"
+        run(environment, "sessions", "delete", session_id, "--yes")
+        == "deleted 1 sessions, 1 messages, 1 tool calls; receipt 1 in the audit log\n"
     )
     assert "hello" in run(environment, "show", fork_id)
     run(environment, "sessions", "fork", fork_id)
@@ -266,6 +267,39 @@ def test_a_backup_is_restored_and_what_was_there_is_kept(environment: dict[str, 
     kept = next(tmp_path.glob("chat.db.before-restore-*"))
     assert str(kept) in restored
     assert "after@example.org" in run({**environment, "MCP_CHAT_DATABASE_URL": url_of(kept)}, "user", "show")
+
+
+def test_the_audit_log_shows_receipts_and_is_verified(environment: dict[str, str], database_url: str) -> None:
+    for _ in range(2):
+        run(environment, "sessions", "delete", record_of(database_url, "hello", title="Secret"), "--yes")
+    lines = run(environment, "audit").splitlines()
+    assert [line.split("  ")[-1] for line in lines] == [
+        "erased on the disk: blobs 0, receipt 3, source records 0",
+        "session deleted: messages 1, sessions 1, tool usages 1",
+        "erased on the disk: blobs 0, receipt 1, source records 0",
+        "session deleted: messages 1, sessions 1, tool usages 1",
+    ]
+    first = run(environment, "audit", "--limit", "3")
+    assert run(environment, *shlex.split(first.splitlines()[-1])[2:]).splitlines() == lines[3:]
+    assert json.loads(run(environment, "audit", "--json"))["entries"][0]["detail"]["receipt"] == 3
+    assert run({**environment, "MCP_CHAT_USER": "grace"}, "audit") == ""
+    whole = run(environment, "audit", "--verify")
+    assert whole.startswith("4 rows, each as it was written; the detail of 0 was erased\nhead ")
+    change(database_url, "UPDATE audit_log SET detail = '{}' WHERE key = 2")
+    result = invoke(environment, "audit", "--verify")
+    assert (result.exit_code, result.stdout[:31]) == (1, "row 2 is not as it was written,")
+    assert json.loads(invoke(environment, "audit", "--verify", "--json").stdout)["broken_at"] == 2
+    assert "PROBLEM" in invoke(environment, "doctor").stdout
+
+
+def change(database_url: str, statement: str) -> None:
+    """Change the file as another program would."""
+
+    async def write() -> None:
+        async with Database(database_url) as database:
+            await database.write(lambda connection: connection.exec_driver_sql(statement).rowcount)
+
+    asyncio.run(write())
 
 
 def test_the_doctor_is_content_with_a_sound_record(environment: dict[str, str], new_file_url: str) -> None:

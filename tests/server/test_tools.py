@@ -185,7 +185,7 @@ async def test_delete_session_removes_it_and_gives_a_receipt(tools: Tools) -> No
     await tools.say(session, "one", "two")
     await tools.answer("log_tool_usage", session_id=session, tool_name="read", arguments={})
     receipt = await tools.answer("delete_session", session_id=session)
-    assert receipt == {"deleted": session, "sessions": 1, "messages": 2, "tool_usages": 1}
+    assert receipt == {"deleted": session, "sessions": 1, "messages": 2, "tool_usages": 1, "receipt": 1}
     assert await ids_listed(tools) == [other]
     assert "NotFound" in await tools.refusal("get_session_history", session_id=session)
     assert "NotFound" in await tools.refusal("delete_session", session_id=session)
@@ -220,7 +220,7 @@ async def test_delete_session_leaves_its_forks_whole_or_takes_them_along(tools: 
     assert [entry["content"] for entry in history["entries"]] == ["one"]
     child = (await tools.answer("fork_session", session_id=fork))["id"]
     receipt = await tools.answer("delete_session", session_id=fork, with_forks=True)
-    assert receipt == {"deleted": fork, "sessions": 2, "messages": 1, "tool_usages": 0}
+    assert receipt == {"deleted": fork, "sessions": 2, "messages": 1, "tool_usages": 0, "receipt": 2}
     assert "NotFound" in await tools.refusal("get_session_history", session_id=child)
 
 

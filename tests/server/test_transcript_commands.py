@@ -38,6 +38,20 @@ def test_import_says_what_became_of_every_record(environment: dict[str, str], fo
     assert json.loads(run(environment, "import", "claude-code", str(folder), "--json"))["already_there"]
 
 
+def test_import_leaves_out_what_was_deleted_here_until_it_is_to_come_back(
+    environment: dict[str, str], folder: Path
+) -> None:
+    run(environment, "import", "claude-code", str(folder))
+    [session] = json.loads(run(environment, "sessions", "--json"))["sessions"]
+    run(environment, "sessions", "delete", session["id"], "--yes")
+    said = run(environment, "import", "claude-code", str(folder)).splitlines()
+    assert said[0] == "10 records in 1 files: 0 stored, 0 already there, 10 skipped"
+    assert {line.split(": ")[1] for line in said[1:]} == {"deleted here"}
+    assert json.loads(run(environment, "sessions", "--json"))["sessions"] == []
+    said = run(environment, "import", "claude-code", str(folder), "--bring-back").splitlines()
+    assert said[0] == "10 records in 1 files: 9 stored, 0 already there, 1 skipped"
+
+
 def test_import_takes_several_paths(environment: dict[str, str], folder: Path) -> None:
     path = folder / "conversations.json"
     path.write_text(write_chatgpt(SHORT))

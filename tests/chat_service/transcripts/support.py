@@ -215,12 +215,19 @@ def open_bytes(data: bytes) -> io.TextIOWrapper:
 
 
 async def take_in(
-    service: ChatService, user_id: UserId, format_name: str, text: str | bytes, *, into: SessionId | None = None
+    service: ChatService,
+    user_id: UserId,
+    format_name: str,
+    text: str | bytes,
+    *,
+    into: SessionId | None = None,
+    brings_back: bool = False,
 ) -> ImportDict:
     """Import a text as a file of this format, and check that what is told of it adds up."""
     data = text.encode() if isinstance(text, str) else text
     form = FORMATS[format_name]
-    told = await import_lines(service, user_id, Origin(format_name, into), form, open_bytes(data), NAME)
+    origin = Origin(format_name, into, brings_back)
+    told = await import_lines(service, user_id, origin, form, open_bytes(data), NAME)
     assert_adds_up(told)
     return told
 
