@@ -12,11 +12,12 @@ from typing_extensions import TypedDict
 from chat_service.lineage import Statements, inherited, read_entries, within
 from chat_service.paging import END
 from chat_service.sessions import get_timeline
+from chat_service.users import USER_KEY
 from chat_service.work import Work
 from models.errors import NotFound
 from models.ids import SessionId, UserId
 from models.inputs import BlobPart, BlobReferencePart, KeptPart, NewMessage
-from models.tables import blob_references, blobs
+from models.tables import blob_references, blobs, chat_sessions
 
 _KEY = select(blobs.c.key).where(blobs.c.sha256 == bindparam("sha256"))
 
@@ -33,6 +34,13 @@ def _data(references: FromClause, *inside: ColumnElement[bool]) -> Select[Any]:
 
 _DATA = Statements(
     _data(blob_references, within(blob_references, "message_seq")), _data(inherited(blob_references, "message_seq"))
+)
+_OF_USER = (
+    select(blobs.c.key)
+    .join(blob_references, blob_references.c.blob_key == blobs.c.key)
+    .join(chat_sessions, chat_sessions.c.key == blob_references.c.session_key)
+    .where(blobs.c.sha256 == bindparam("sha256"), chat_sessions.c.user_key == USER_KEY)
+    .limit(1)
 )
 _OF_SESSION = (
     select(blobs.c.key, blobs.c.size)
@@ -70,9 +78,9 @@ def keep_bytes(connection: Connection, data: bytes, media_type: str | None) -> s
     return digest.hexdigest()
 
 
-def is_kept(connection: Connection, sha256: str) -> bool:
-    """Tell whether there is a blob with this content."""
-    return connection.execute(_KEY, {"sha256": bytes.fromhex(sha256)}).first() is not None
+def is_of_user(connection: Connection, user_id: UserId, sha256: str) -> bool:
+    """Tell whether an entry of the user refers to a blob with this content."""
+    return connection.execute(_OF_USER, {"sha256": bytes.fromhex(sha256), "user_id": user_id}).first() is not None
 
 
 def refer(work: Work, session_key: int, seq: int, parts: Iterable[KeptPart]) -> None:

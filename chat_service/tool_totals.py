@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, case, func, select
+from sqlalchemy import ColumnElement, Connection, case, func, select, type_coerce
 
 from chat_service.paging import check_filters
 from chat_service.totals import called_at, entries_of, in_time
 from chat_service.users import get_user_key
-from models.ids import SessionId, UserId, from_microseconds
+from models.ids import SessionId, UserId
 from models.inputs import TimeRange, ToolStatus
 from models.shapes import ToolSummaryDict, ToolTotalDict
-from models.tables import tool_usages
+from models.tables import Timestamp, tool_usages
 
 MAX_TOTALS = 100
 """So many tools are summarized one by one; the rest are counted."""
@@ -57,7 +57,7 @@ def summarize(
             func.coalesce(func.sum(ranked.c.duration_ms), 0.0).label("total_duration_ms"),
             _percentile(ranked, 50).label("p50_duration_ms"),
             _percentile(ranked, 95).label("p95_duration_ms"),
-            func.max(ranked.c.moment).label("last_used_at"),
+            type_coerce(func.max(ranked.c.moment), Timestamp).label("last_used_at"),
         )
         .group_by(ranked.c.tool_name, ranked.c.server_name)
         .subquery()
@@ -94,5 +94,5 @@ def _total(row: Sequence[Any]) -> ToolTotalDict:
         "total_duration_ms": duration,
         "p50_duration_ms": median,
         "p95_duration_ms": high,
-        "last_used_at": from_microseconds(last),
+        "last_used_at": last,
     }

@@ -8,7 +8,7 @@ import base64
 import binascii
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,15 +87,16 @@ def restore(work: Work, user_id: UserId, lines: Sequence[Checked], *, brings_bac
     """
     restored = Restored()
     session: _Session | None = None
+    given_blobs: set[str] = set()
     for line, given in lines:
         if isinstance(line, BlobLine):
-            _restore_blob(work.connection, line)
+            given_blobs.add(_restore_blob(work.connection, line))
         elif isinstance(line, SessionLine):
             session = _open(work, user_id, line, restored, brings_back=brings_back)
         elif isinstance(line, MessageLine | ToolUsageLine | SourceRecordLine | SessionEndLine):
             if session is None or session.id != line.session_id:
                 session = _find(work, user_id, SessionId(line.session_id))
-            session.take(line, given, restored)
+            session.take(line, given, restored, given_blobs)
     if session is not None:
         session.advance()
     return restored
@@ -120,8 +121,9 @@ class _Session:
         line: MessageLine | ToolUsageLine | SourceRecordLine | SessionEndLine,
         given: dict[str, Any],
         restored: Restored,
+        given_blobs: Set[str],
     ) -> None:
-        """Restore one line."""
+        """Restore one line; the blobs that stood before it are those that it may name."""
         if isinstance(line, SessionEndLine):
             self._end(line)
         elif isinstance(line, SourceRecordLine):
@@ -133,7 +135,7 @@ class _Session:
         elif line.seq != self._last_seq + 1:
             raise Invalid(f"entry {line.seq} of a session does not follow: entry {self._last_seq + 1} is missing.")
         else:
-            self._append(line, given)
+            self._append(line, given, given_blobs)
             self._last_seq = line.seq
             restored.stored[line.type] += 1
 
@@ -158,7 +160,7 @@ class _Session:
             self._there = {row["seq"]: row for row in rows}
         return self._there.get(seq)
 
-    def _append(self, line: MessageLine | ToolUsageLine, given: dict[str, Any]) -> None:
+    def _append(self, line: MessageLine | ToolUsageLine, given: dict[str, Any], given_blobs: Set[str]) -> None:
         connection = self._work.connection
         digest = None if line.digest is None else bytes.fromhex(line.digest)
         table = messages if isinstance(line, MessageLine) else tool_usages
@@ -167,15 +169,19 @@ class _Session:
         self._added[line.type] += 1
         if isinstance(line, ToolUsageLine):
             connection.execute(_INSERT_TOOL_USAGE, row)
-            digests = [digest for digest in digests_of(line.result) if blobs.is_kept(connection, digest)]
+            digests = [digest for digest in digests_of(line.result) if self._may_name(digest, given_blobs)]
             blobs.refer_to(connection, self.key, line.seq, digests)
             return
         for part in line.parts or ():
-            if isinstance(part, BlobReferencePart) and not blobs.is_kept(connection, part.sha256):
+            if isinstance(part, BlobReferencePart) and not self._may_name(part.sha256, given_blobs):
                 raise Invalid(f"entry {line.seq} refers to a blob that does not stand before it in the archive.")
         connection.execute(_INSERT_MESSAGE, row)
         blobs.refer(self._work, self.key, line.seq, line.parts or ())
         refer_to_calls(connection, self.key, line.seq, line.parts or ())
+
+    def _may_name(self, sha256: str, given_blobs: Set[str]) -> bool:
+        # Who only knows the digest of what somebody else has stored is not shown it.
+        return sha256 in given_blobs or blobs.is_of_user(self._work.connection, self._user_id, sha256)
 
     def _take_record(self, line: SourceRecordLine, restored: Restored) -> None:
         if self._last_record is None:
@@ -257,11 +263,11 @@ def _find(work: Work, user_id: UserId, session_id: SessionId) -> _Session:
     return _Session(work, user_id, session_id, found.key, found.last_seq)
 
 
-def _restore_blob(connection: Connection, line: BlobLine) -> None:
+def _restore_blob(connection: Connection, line: BlobLine) -> str:
     try:
         data = base64.b64decode(line.content, validate=True)
     except (binascii.Error, ValueError):
         raise Invalid("a blob of the archive is not base64.") from None
     if hashlib.sha256(data).hexdigest() != line.sha256:
         raise Invalid("a blob of the archive is not what its sha256 says.")
-    blobs.keep_bytes(connection, data, line.media_type)
+    return blobs.keep_bytes(connection, data, line.media_type)

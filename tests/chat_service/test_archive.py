@@ -15,7 +15,7 @@ from chat_service.imports import Report
 from chat_service.service import ChatService
 from models.database import Database
 from models.errors import NotFound
-from models.ids import SessionId, UserId
+from models.ids import SessionId, UserId, new_id
 from models.inputs import NewMessage, NewToolUsage, SessionChanges, Usage
 from models.shapes import ImportDict
 from models.tables import blobs, chat_sessions, messages, metadata, source_records, tool_usages
@@ -287,6 +287,18 @@ async def test_a_blob_that_is_not_what_it_says_is_refused(
         told = await restored(elsewhere, somebody, tmp_path / "archive.jsonl", text)
         assert told["problems"][0]["problem"] == "a blob of the archive is not what its sha256 says."
         assert await count_rows(other, blobs) == 0
+
+
+async def test_who_knows_only_the_digest_of_a_blob_is_not_given_it(
+    service: ChatService, user_id: UserId, stranger_id: UserId, tmp_path: Path
+) -> None:
+    await take_in(service, user_id, "anthropic", WRITERS["anthropic"][1]([IMAGE]))
+    (session,) = await sessions_of(service, user_id)
+    lines = (await exported(service, user_id)).replace(session["id"], new_id()).splitlines(keepends=True)
+    text = "".join(line for line in lines if '"type":"blob"' not in line)
+    assert len(text.splitlines()) < len(lines)
+    told = await restored(service, stranger_id, tmp_path / "archive.jsonl", text)
+    assert "refers to a blob that does not stand before it" in told["problems"][0]["problem"]
 
 
 @pytest.mark.parametrize("content", [b"", b"hello\n", b"\xff\xfe", b"[]\n", b"{}\n", b'{"type":"archive"}\n'])

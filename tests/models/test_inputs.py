@@ -26,6 +26,7 @@ LEAST: dict[type[Input], dict[str, Any]] = {
     NewMessage: {"role": "user", "content": "hello"},
     NewToolUsage: {"tool_name": "read", "arguments": {}},
     Usage: {},
+    inputs.TimeRange: {},
     inputs.TextPart: {"type": "text", "content": "a"},
     inputs.ReasoningPart: {"type": "reasoning", "content": "a"},
     inputs.ToolCallPart: {"type": "tool_call", "id": "a"},

@@ -10,7 +10,6 @@ import sys
 import termios
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from tests.server.support import COMMAND, WAIT_SECONDS
 
@@ -41,14 +40,14 @@ class PseudoTerminal:
         self.type(f"{line}\r")
 
     def interrupt(self) -> None:
-        """Type Ctrl-C once the process waits for something to be typed.
+        """Type Ctrl-C, and once more where nothing comes of it.
 
-        Python's `readline` does not hear a signal between what it has shown and its next wait; nobody types so fast.
+        Python's `readline` does not hear a signal between what it has shown and its next wait, until something else is
+        typed; nobody types so fast.
         """
-        status = Path(f"/proc/{self.process.pid}/stat")
-        while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "S":
-            pass
         self.type(CTRL_C)
+        if not select.select([self._descriptor], [], [], WAIT_SECONDS / 6)[0]:
+            self.type(CTRL_C)
 
     def until(self, text: str) -> str:
         """Wait until a text is shown, and return what is shown up to there since the last time."""

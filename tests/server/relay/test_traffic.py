@@ -172,13 +172,13 @@ def test_the_server_is_started_before_anything_large_is_imported(database_url: s
     assert done.stdout.strip() == "[]"
 
 
-def test_the_listing_of_a_server_that_is_not_called_opens_no_database(tmp_path: Path, database_url: str) -> None:
-    with piped(relayed(*scripted(tmp_path / "log")), database_url) as pipes:
+def test_the_listing_of_a_server_that_is_not_called_opens_no_database(tmp_path: Path, new_file_url: str) -> None:
+    with piped(relayed(*scripted(tmp_path / "log")), new_file_url) as pipes:
         pipes.send(HELLO, {"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
         assert pipes.answer()["id"] == 0
         pipes.end_input()
         assert pipes.wait() == 7
-    assert not list(tmp_path.glob("chat.db*"))
+    assert not list(tmp_path.glob("*.db*"))
 
 
 @pytest.mark.parametrize(
