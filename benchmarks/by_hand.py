@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from models import full_text
 from models.ids import SessionId
 from models.sqlite import choose_library
 
@@ -62,7 +61,6 @@ class ByHand:
 def by_hand(path: Path) -> Iterator[ByHand]:
     """Open a connection to a database of ours."""
     raw = choose_library().connect(path, isolation_level=None)
-    full_text.register(raw)
     try:
         raw.execute("PRAGMA synchronous=FULL")
         yield ByHand(raw)

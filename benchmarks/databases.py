@@ -15,9 +15,9 @@ from typing import Any
 from uuid import UUID
 
 from benchmarks.scale import Scale
-from models import full_text
 from models.ids import SessionId, UserId, new_id
-from models.sqlite import choose_library
+from models.indexing import index_some
+from models.sqlite import SqliteEngine, choose_library
 from models.sqlite_file import prepare
 
 USERNAME = "benchmark"
@@ -100,6 +100,21 @@ def text_of(number: int) -> str:
     return (f"Message {number}: " + "what was said is to be found again. " * LENGTH)[:LENGTH]
 
 
+def index_all(path: Path) -> None:
+    """Index what was inserted past the record, and empty the log."""
+    engine = SqliteEngine(path, choose_library())
+    with closing(engine.open_raw(1_000)) as raw:
+        raw.execute("PRAGMA synchronous=OFF")
+        connection = engine.over(raw)
+        is_complete = False
+        while not is_complete:
+            raw.execute("BEGIN IMMEDIATE")
+            is_complete = index_some(connection)
+            raw.execute("COMMIT")
+        connection.detach()
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
 def _settle(path: Path) -> None:
     # Written now, or the system would write it while commits are measured.
     descriptor = os.open(path, os.O_RDWR)
@@ -118,7 +133,6 @@ def _build(path: Path, messages: int, sessions: int) -> Place:
     ids = [new_id() for _ in lengths]
     user_id = new_id()
     with closing(library.connect(path, isolation_level=None)) as raw:
-        full_text.register(raw)
         raw.execute("PRAGMA synchronous=OFF")
         raw.execute("PRAGMA cache_size=-200000")
         raw.execute("BEGIN")
@@ -129,7 +143,7 @@ def _build(path: Path, messages: int, sessions: int) -> Place:
         )
         raw.executemany(_INSERT_MESSAGE, _messages(lengths))
         raw.execute("COMMIT")
-        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    index_all(path)
     return Place(path, UserId(user_id), SessionId(ids[0]), SessionId(ids[1]), tuple(map(SessionId, ids[2:])))
 
 

@@ -1,7 +1,7 @@
 """Full text: what the index costs an append and the disk, and how a search of much compares with a call of no work.
 
 Messages are of 400 bytes, their words drawn as in natural text (a few everywhere, most rarely). Appends go through the
-service, with the index and, its triggers dropped, without it, in turn. Searches run on `MCP_CHAT_BENCHMARK_MESSAGES`
+service, with the index and without it, in turn. Searches run on `MCP_CHAT_BENCHMARK_MESSAGES`
 messages (100,000 where it is not set), which are inserted beforehand.
 """
 
@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.databases import index_all
 from chat_service.service import ChatService
 from models.database import Database
 from models.ids import SessionId, UserId
@@ -26,7 +27,6 @@ from models.sqlite import SqliteEngine, choose_library
 
 ROOT = Path(__file__).parents[1]
 _IN_FLIGHT = 64
-_INDEXES = ("message_search", "tool_usage_search")
 _QUERIES = ("rareword", "common", "common word", '"common word"', "-word1 common", "role:user common", "absent")
 
 
@@ -55,7 +55,7 @@ async def main(rounds: int) -> None:
 async def _appends(folder: Path, text: Text, rounds: int) -> None:
     taken: dict[str, list[float]] = {}
     async with Database(_url(folder / "with.db")) as with_index, Database(_url(folder / "without.db")) as without:
-        await without.write(_drop_triggers)
+        await without.write(_never_index)
         services = {"on": await _ready(ChatService(with_index)), "off": await _ready(ChatService(without))}
         contents = text.many(2_000)
         for _ in range(rounds):
@@ -90,7 +90,8 @@ async def _searches(folder: Path, text: Text, count: int, rounds: int) -> None:
         service, user_id, _ = await _ready(ChatService(database))
     began = time.perf_counter()
     _insert(path, text, count)
-    print(f"\n{count} messages inserted in {time.perf_counter() - began:.0f} s; {_sizes(path, count)}")
+    index_all(path)
+    print(f"\n{count} messages inserted and indexed in {time.perf_counter() - began:.0f} s; {_sizes(path, count)}")
     async with Database(_url(path)) as database:
         service = ChatService(database)
         floor = await _no_op(path, rounds * 10)
@@ -167,9 +168,9 @@ async def _ready(service: ChatService) -> tuple[ChatService, UserId, SessionId]:
     return service, user_id, SessionId((await service.create_chat_session(user_id, NewSession()))["id"])
 
 
-def _drop_triggers(connection: Any) -> None:
-    for index in _INDEXES:
-        connection.exec_driver_sql(f"DROP TRIGGER {index}_insert")
+def _never_index(connection: Any) -> None:
+    # As if all that ever comes were indexed.
+    connection.exec_driver_sql("UPDATE search_progress SET indexed_key = ?", (2**62,))
 
 
 async def _timed(action: Callable[[], Awaitable[Any]]) -> float:

@@ -250,11 +250,15 @@ class SqliteConnection:
         return outcomes
 
     def index_when_due(self) -> None:
-        """Index what is new if much has been written; what cannot be indexed now is left to the next time."""
-        while self._raw.total_changes - self._indexed_at >= _CHANGES_UNTIL_INDEXED:
-            self._indexed_at += _CHANGES_UNTIL_INDEXED
+        """Index as much as has been written, if that is much; what cannot be indexed now is left to the next time."""
+        slices = (self._raw.total_changes - self._indexed_at) // _CHANGES_UNTIL_INDEXED
+        if slices == 0:
+            return
+        # No more than that, whatever else is not indexed: units are waiting.
+        for _ in range(slices):
             if self._is_all_indexed():
-                self._indexed_at = self._raw.total_changes
+                break
+        self._indexed_at = self._raw.total_changes
 
     def run_read(self, job: Job) -> Any:
         """Run a unit that only reads, on one snapshot."""

@@ -15,7 +15,7 @@ from models.database import Database
 from models.ids import UserId
 from models.indexing import index_some, is_complete
 from models.sqlite import choose_library
-from tests.support import done, new_session, new_user, said, start_python, watch_statements
+from tests.support import done, fill_long, new_session, new_user, said, start_python, watch_statements
 
 pytestmark = pytest.mark.anyio
 
@@ -89,6 +89,21 @@ async def test_the_writer_indexes_by_itself_once_much_is_written(
     await database.index()
     assert await database.read(_entries_behind) == 0
     await database.write(check_words)
+
+
+async def test_however_much_is_not_indexed_a_writer_waits_for_no_more_than_was_written(
+    database: Database, service: ChatService, user_id: UserId
+) -> None:
+    session_id = await new_session(service, user_id)
+    await fill_long(database, session_id, 1)
+    # Past the writer, as by another process that was killed.
+    with closing(choose_library().connect(str(database.path))) as raw, raw:
+        raw.executemany(_MESSAGE, [(1, seq, "orchid") for seq in range(3, 5_003)])
+    await service.add_messages(user_id, await new_session(service, user_id), [said("orchid")] * 500)
+    await database.write(lambda _: None)
+    assert 4_000 < await database.read(_entries_behind) < 5_500
+    assert len((await service.search_history(user_id, "orchid", limit=100))["hits"]) == 100
+    assert await database.read(_entries_behind) == 0
 
 
 async def test_many_long_entries_are_indexed_in_slices(
