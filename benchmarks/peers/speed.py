@@ -136,9 +136,18 @@ def _index_size(path: Path) -> int:
     if path.suffix != ".db":
         return 0
     library = choose_library()
-    with closing(library.connect(path)) as raw:
-        names = raw.execute("SELECT name FROM sqlite_schema WHERE name GLOB '*_search_data'").fetchall()
-        return sum(raw.execute(f"SELECT sum(length(block)) FROM {name}").fetchone()[0] for (name,) in names)  # noqa: S608
+    with closing(library.connect(path, isolation_level=None)) as raw:
+        names = raw.execute("SELECT name FROM sqlite_schema WHERE sql GLOB 'CREATE VIRTUAL TABLE*fts5*'").fetchall()
+        if not names:
+            return 0
+        # As many pages as are free once the index is empty: those that its merges have freed are among them; appending
+        # frees no others.
+        raw.execute("BEGIN")
+        for (name,) in names:
+            raw.execute(f"INSERT INTO {name}({name}) VALUES ('delete-all')")  # noqa: S608
+        (free,), (size,) = (raw.execute(f"PRAGMA {pragma}").fetchone() for pragma in ("freelist_count", "page_size"))
+        raw.execute("ROLLBACK")
+        return int(free * size)
 
 
 class Pair(NamedTuple):
