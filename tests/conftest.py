@@ -1,5 +1,6 @@
 """What every test may use: a fresh database file, a service over it, and users to act as."""
 
+import signal
 import tempfile
 from collections.abc import AsyncIterator
 from functools import cache
@@ -13,6 +14,11 @@ from models.ids import UserId
 from models.inputs import NewUser
 from models.sqlite import choose_library
 from models.sqlite_file import prepare
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the processes that tests start, also where the tests run in the background of a shell."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

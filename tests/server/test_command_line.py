@@ -119,18 +119,21 @@ def test_show_follows_what_others_append_until_it_is_interrupted(
         stderr=subprocess.PIPE,
         text=True,
     ) as following:
-        assert following.stdout is not None
-        assert following.stderr is not None
-        read_until(following.stdout, "3½ cups" if not as_json else '"seq": 2')
-        append_to(database_url, session_id, "new \x1b]0;title\x07 one")
-        last = read_until(following.stdout, "new ")
-        assert "\x1b" not in last
-        if as_json:
-            assert json.loads(last)["seq"] == 3
-        following.send_signal(signal.SIGINT)
-        assert following.stdout.read().strip() == ""
-        assert following.wait(60) == 0
-        assert following.stderr.read() == ""
+        try:
+            assert following.stdout is not None
+            assert following.stderr is not None
+            read_until(following.stdout, "3½ cups" if not as_json else '"seq": 2')
+            append_to(database_url, session_id, "new \x1b]0;title\x07 one")
+            last = read_until(following.stdout, "new ")
+            assert "\x1b" not in last
+            if as_json:
+                assert json.loads(last)["seq"] == 3
+            following.send_signal(signal.SIGINT)
+            assert following.stdout.read().strip() == ""
+            assert following.wait(60) == 0
+            assert following.stderr.read() == ""
+        finally:
+            following.kill()
 
 
 def read_until(lines: IO[str], text: str) -> str:

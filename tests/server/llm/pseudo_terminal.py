@@ -1,5 +1,6 @@
 """A person at a terminal: a real pseudo-terminal with a real process on it, which is typed at and read."""
 
+import codecs
 import fcntl
 import os
 import select
@@ -30,6 +31,8 @@ class PseudoTerminal:
         self.shown = ""
         self._descriptor = descriptor
         self._seen = 0
+        # A read may end within a character.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def type(self, text: str) -> None:
         """Type a text; keys like Ctrl-C are typed as what they send."""
@@ -82,7 +85,7 @@ class PseudoTerminal:
         except OSError:
             # Nobody has the other end any more.
             return False
-        self.shown += read.decode(errors="replace")
+        self.shown += self._decoder.decode(read)
         return bool(read)
 
 
