@@ -256,7 +256,7 @@ class SqliteConnection:
             return
         # No more than that, whatever else is not indexed: units are waiting.
         for _ in range(slices):
-            if self._is_all_indexed():
+            if self._index_slice():
                 break
         self._indexed_at = self._raw.total_changes
 
@@ -282,7 +282,8 @@ class SqliteConnection:
             raise self.to_answer(error) from None
         return int(version)
 
-    def _is_all_indexed(self) -> bool:
+    def _index_slice(self) -> bool:
+        """Index some of what is new; tell whether there is nothing more to be done now."""
         try:
             if indexing.is_complete(self._connected):
                 return True

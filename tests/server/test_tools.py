@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from typing import Any, cast
 
 import jsonschema  # type: ignore[import-untyped]
@@ -10,6 +10,8 @@ import mcp_types as types
 import pytest
 
 from models.ids import SessionId, new_id
+from models.sqlite import choose_library
+from models.sqlite_file import path_from_url
 from models.text import to_json
 from server.results import MAX_CHARACTERS
 from server.tools import all_tools
@@ -507,6 +509,23 @@ async def test_search_history_finds_messages_and_tool_calls_and_reads_on(tools: 
     assert '"**orchid number 3**"' in text_of(result)
     assert (await tools.answer("search_history", query="absent"))["hits"] == []
     assert (await tools.refusal("search_history", query="role:nobody")).startswith("Invalid: query")
+
+
+async def test_a_search_beside_a_lock_says_that_the_newest_may_be_missing(database_url: str) -> None:
+    async with tools_of(database_url) as tools:
+        session = await tools.new_session()
+        await tools.say(session, "an old orchid")
+        assert "is_complete" not in await tools.answer("search_history", query="orchid")
+        await tools.say(session, "a new orchid", "the newest")
+        with closing(choose_library().connect(str(path_from_url(database_url)), isolation_level=None)) as lock:
+            lock.execute("BEGIN IMMEDIATE")
+            found = await tools.call("search_history", query="orchid")
+            absent = await tools.call("search_history", query="newest")
+    for result, count in ((found, 1), (absent, 0)):
+        assert result.structured_content is not None
+        assert len(result.structured_content["hits"]) == count
+        assert result.structured_content["is_complete"] is False
+        assert "is_complete=false" in text_of(result)
 
 
 # Large entries, and a server that starts again
