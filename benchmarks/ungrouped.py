@@ -7,16 +7,10 @@ event loop: no slower than a Database without groups could be made.
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Self, TypeVar
-
-from sqlalchemy import Connection
+from typing import Any, Self
 
 from models.database import Database
-from models.sqlite import Job, Outcome, SqliteConnection, SqliteEngine, choose_library
-
-Result = TypeVar("Result")
-
-_SECONDS = 20.0
+from models.sqlite import Job, Outcome, SqliteConnection, SqliteEngine, Unit, choose_library
 
 
 class Ungrouped(Database):
@@ -34,16 +28,14 @@ class Ungrouped(Database):
         await self._alone.close()
         await super().close()
 
-    async def write(
-        self, unit: Callable[[Connection], Result], committed: Callable[[Result], None] | None = None
-    ) -> Result:
-        """Run a unit in a transaction of its own and return its result once it is durable."""
-        job = Job(unit, time.monotonic() + _SECONDS)
+    async def _submit(
+        self, unit: Unit, given: Any, seconds: float, committed: Callable[[Any], None] | None = None
+    ) -> Any:
+        job = Job(unit, given, time.monotonic() + seconds)
         outcomes: list[Outcome] = await asyncio.shield(self._alone.submit(lambda: self._alone.run_group([job])))
         (outcome,) = outcomes
         if outcome.error is not None:
             raise outcome.error
-        result: Result = outcome.result
         if committed is not None:
-            committed(result)
-        return result
+            committed(outcome.result)
+        return outcome.result

@@ -1,7 +1,8 @@
 """Messages: appended to a session's timeline, and read back in pages."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, select, update
 from typing_extensions import TypedDict
@@ -20,13 +21,13 @@ from chat_service.lineage import (
 )
 from chat_service.paging import END, check_limit, check_seq
 from chat_service.sessions import OWNED, Timeline, check_ids, digest_of, get_timeline
-from chat_service.timeline import Keyed, claim, find_replay
+from chat_service.timeline import Keyed, Ledger, find_replay
 from chat_service.tokens import count_message
 from chat_service.work import Work
-from models.errors import Invalid
+from models.errors import ChatError, Invalid
 from models.ids import SessionId, UserId, entry_id
 from models.inputs import KeptPart, NewMessage, ToolCallPart, Usage
-from models.prepared import Prepared, prepared_insert
+from models.prepared import Prepared, PreparedInsert
 from models.rows import all_rows, columns
 from models.shapes import MessageDict, MessagePageDict
 from models.tables import chat_sessions, messages, tool_call_references, tool_usages
@@ -75,8 +76,8 @@ _FIRST = Statements(
     .order_by(messages.c.seq)
     .limit(PAGE_SIZE),
 )
-_INSERT = prepared_insert(messages, leaving_out="key")
-_INSERT_REFERENCE = prepared_insert(tool_call_references)
+_INSERT = PreparedInsert(messages)
+_INSERT_REFERENCE = PreparedInsert(tool_call_references)
 _JOIN_USAGES = Prepared(
     update(tool_usages)
     .where(
@@ -99,6 +100,16 @@ _NOTE_COST = Prepared(
 )
 
 
+class Append(NamedTuple):
+    """Messages to be appended to a session; with `expected_seq` only if the session's last seq is that one."""
+
+    work: Work
+    user_id: UserId
+    session_id: SessionId
+    new_messages: Sequence[NewMessage]
+    expected_seq: int | None = None
+
+
 def add(
     work: Work,
     user_id: UserId,
@@ -111,32 +122,21 @@ def add(
     Raises TooLarge, NotFound, Invalid (a key twice, a `replaces_seq` that is no message) and Conflict (an archived
     session, a stale `expected_seq`, a key used before for something else, a batch of which only a part is a replay).
     """
-    work.limits.check_messages(new_messages)
-    keyed = [Keyed(message.idempotency_key, _digest(message)) for message in new_messages]
-    _check_keys(keyed)
-    seqs = find_replay(work.connection, user_id, session_id, "message", keyed)
-    if seqs is not None:
-        parameters = check_ids(user_id, session_id) | {"seqs": seqs}
-        found = all_rows(work.connection, MessageDict, _BY_SEQ, parameters)
-        name_entries(found, user_id, session_id)
-        stored = {message["seq"]: message for message in found}
-        return [stored[seq] for seq in seqs]
-    for message in new_messages:
-        edited = message.replaces_seq
-        if edited is not None and not is_message(work.connection, user_id, session_id, edited):
-            raise Invalid("replaces_seq is not the seq of an earlier message of this session.")
-    timeline, first_seq = claim(work, user_id, session_id, new_messages=len(new_messages), expected_seq=expected_seq)
-    rows: list[dict[str, Any]] = []
-    for seq, (message, key) in enumerate(zip(new_messages, keyed, strict=True), start=first_seq):
-        row = _row(message, key.digest, timeline.session_key, seq, work.now)
-        if message.token_count is None:
-            row["token_count"] = count_message(work.limits.count_tokens, message)
-        rows.append(row)
-    _INSERT.run(work.connection, *rows)
-    for row, message in zip(rows, new_messages, strict=True):
-        if message.parts:
-            _join_tool_usages(work.connection, timeline, row["seq"], message)
-    return [_shape(row, user_id, session_id) for row in rows]
+    (outcome,) = add_together(work.connection, [Append(work, user_id, session_id, new_messages, expected_seq)])
+    if isinstance(outcome, ChatError):
+        raise outcome
+    return outcome
+
+
+def add_together(connection: Connection, appends: Sequence[Append]) -> list[list[MessageDict] | ChatError]:
+    """Append what several want, in this order, with the statements of one; return what `add` would return or raise.
+
+    What is refused has written nothing, and takes nothing from the others.
+    """
+    appending = _Appending(connection)
+    outcomes = [appending.take(append) for append in appends]
+    appending.write()
+    return outcomes
 
 
 def note_costs(work: Work, user_id: UserId, session_id: SessionId, costs: Mapping[str, Usage]) -> None:
@@ -206,19 +206,85 @@ def check_one_edge(before_seq: int | None, after_seq: int | None) -> None:
     check_seq("after_seq", after_seq)
 
 
-def _digest(message: NewMessage) -> bytes | None:
-    return None if message.idempotency_key is None else digest_of(message)
+class _Appending:
+    """Takes messages for the sessions of one transaction, and writes those of many appends at once."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._ledger = Ledger(connection)
+        self._rows: list[dict[str, Any]] = []
+        self._asking: list[tuple[Timeline, int, NewMessage]] = []
+
+    def take(self, append: Append) -> list[MessageDict] | ChatError:
+        """Return the messages as they are going to be stored, or why they are not."""
+        try:
+            return self._take(append)
+        except ChatError as error:
+            return error
+
+    def write(self) -> None:
+        """Write what was taken."""
+        rows, asking = self._rows, self._asking
+        self._rows, self._asking = [], []
+        self._ledger.write()
+        if rows:
+            _INSERT.run(self._connection, *rows)
+        for timeline, seq, message in asking:
+            _join_tool_usages(self._connection, timeline, seq, message)
+
+    def _take(self, append: Append) -> list[MessageDict]:
+        work, user_id, session_id, new_messages, expected_seq = append
+        work.limits.check_messages(new_messages)
+        is_keyed = _are_keyed(new_messages)
+        edited = [message.replaces_seq for message in new_messages if message.replaces_seq is not None]
+        if is_keyed or edited:
+            # These ask for what is in the session.
+            self.write()
+        digests = [digest_of(message) if is_keyed else None for message in new_messages]
+        if is_keyed:
+            keyed = [Keyed(each.idempotency_key, digest) for each, digest in zip(new_messages, digests, strict=True)]
+            seqs = find_replay(self._connection, user_id, session_id, "message", keyed)
+            if seqs is not None:
+                return _stored(self._connection, user_id, session_id, seqs)
+        if not all(is_message(self._connection, user_id, session_id, seq) for seq in edited):
+            raise Invalid("replaces_seq is not the seq of an earlier message of this session.")
+        counted = [
+            count_message(work.limits.count_tokens, message) if message.token_count is None else message.token_count
+            for message in new_messages
+        ]
+        timeline, first_seq = self._ledger.claim(
+            work, user_id, session_id, new_messages=len(new_messages), expected_seq=expected_seq
+        )
+        taken: list[MessageDict] = []
+        for seq, message, digest, token_count in zip(count(first_seq), new_messages, digests, counted, strict=False):
+            row = _row(message, digest, timeline.session_key, seq, token_count, work.now)
+            self._rows.append(row)
+            if message.parts:
+                self._asking.append((timeline, seq, message))
+            taken.append(_shape(row, user_id, session_id))
+        return taken
 
 
-def _check_keys(keyed: Sequence[Keyed]) -> None:
-    keys = [key.idempotency_key for key in keyed if key.idempotency_key is not None]
+def _stored(connection: Connection, user_id: UserId, session_id: SessionId, seqs: Sequence[int]) -> list[MessageDict]:
+    parameters = check_ids(user_id, session_id) | {"seqs": seqs}
+    found = all_rows(connection, MessageDict, _BY_SEQ, parameters)
+    name_entries(found, user_id, session_id)
+    by_seq = {message["seq"]: message for message in found}
+    return [by_seq[seq] for seq in seqs]
+
+
+def _are_keyed(new_messages: Sequence[NewMessage]) -> bool:
+    keys = [message.idempotency_key for message in new_messages if message.idempotency_key is not None]
     if len(set(keys)) < len(keys):
         raise Invalid("idempotency_key stands twice in this batch: each message needs its own.")
-    if keys and len(keys) < len(keyed):
+    if keys and len(keys) < len(new_messages):
         raise Invalid("idempotency_key is missing on some messages: give it on all of a batch or on none.")
+    return bool(keys)
 
 
-def _row(message: NewMessage, digest: bytes | None, session_key: int, seq: int, now: str) -> dict[str, Any]:
+def _row(
+    message: NewMessage, digest: bytes | None, session_key: int, seq: int, token_count: int, now: str
+) -> dict[str, Any]:
     return {
         "session_key": session_key,
         "seq": seq,
@@ -230,7 +296,7 @@ def _row(message: NewMessage, digest: bytes | None, session_key: int, seq: int, 
         "author": message.author,
         "model": message.model,
         "usage": message.usage.model_dump(exclude_none=True) if message.usage else None,
-        "token_count": message.token_count,
+        "token_count": token_count,
         "replaces_seq": message.replaces_seq,
         "idempotency_key": message.idempotency_key,
         "digest": digest,

@@ -34,7 +34,7 @@ from chat_service.limits import MAX_WAIT_SECONDS, Limits
 from chat_service.paging import check_seq
 from chat_service.work import Work
 from models.database import Database
-from models.errors import Invalid, Unavailable
+from models.errors import ChatError, Invalid, Unavailable
 from models.ids import RunId, SessionId, UserId, utc_now
 from models.index_words import BEGINNING, Place
 from models.inputs import (
@@ -190,7 +190,9 @@ class ChatService:
 
         `expected_seq` makes it conditional: Conflict unless the session's last seq is that one.
         """
-        return await self._write(messages.add, user_id, session_id, new_messages, expected_seq)
+        given = (user_id, session_id, new_messages, expected_seq)
+        stored, _ = await self._database.write_together(self._append, given, self._tell)
+        return stored
 
     async def get_session_messages(
         self,
@@ -421,6 +423,17 @@ class ChatService:
     async def health(self) -> HealthDict:
         """Tell how the database is kept; raises Unavailable where it cannot be read."""
         return await self._database.health()
+
+    def _append(
+        self, connection: Connection, given: Sequence[tuple[UserId, SessionId, Sequence[NewMessage], int | None]]
+    ) -> list[tuple[list[MessageDict], list[Event]] | ChatError]:
+        now = self._clock()
+        appends = [messages.Append(Work(connection, now, self._limits), *each) for each in given]
+        outcomes = messages.add_together(connection, appends)
+        return [
+            outcome if isinstance(outcome, ChatError) else (outcome, append.work.events)
+            for append, outcome in zip(appends, outcomes, strict=True)
+        ]
 
     async def _clean_index(self) -> None:
         place: Place | None = BEGINNING

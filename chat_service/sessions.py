@@ -49,9 +49,9 @@ _COLUMNS = columns(
     forked_from=_parents.c.id,
     forked_from_seq=case((_parents.c.key.is_not(None), chat_sessions.c.forked_from_seq)),
 )
-_TIMELINE = (chat_sessions.c.key, func.coalesce(chat_sessions.c.forked_from_seq, 0))
-_GET = Prepared(select(*_TIMELINE, *_COLUMNS).select_from(_WITH_PARENT).where(OWNED))
-_GET_TIMELINE = Prepared(select(*_TIMELINE).where(OWNED))
+TIMELINE = (chat_sessions.c.key, func.coalesce(chat_sessions.c.forked_from_seq, 0))
+_GET = Prepared(select(*TIMELINE, *_COLUMNS).select_from(_WITH_PARENT).where(OWNED))
+_GET_TIMELINE = Prepared(select(*TIMELINE).where(OWNED))
 _ALL = (
     select(chat_sessions.c.key, *_COLUMNS)
     .select_from(_WITH_PARENT)
@@ -101,7 +101,7 @@ def find_session(
     connection: Connection, user_id: UserId, session_id: SessionId, name: str = "session_id"
 ) -> tuple[SessionDict, Timeline]:
     """Return the session and where its entries are; raises NotFound, and names the argument."""
-    found = one_row_after(connection, SessionDict, _GET, check_ids(user_id, session_id, name), len(_TIMELINE))
+    found = one_row_after(connection, SessionDict, _GET, check_ids(user_id, session_id, name), len(TIMELINE))
     if found is None:
         raise not_found(name)
     return found[1], Timeline(*found[0])

@@ -7,35 +7,31 @@ are each session's own, so that what its parent was given under a key may be sai
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, null, or_, select, union_all, update
+from sqlalchemy import Connection, bindparam, select, union_all, update
 
 from chat_service.events import Event
 from chat_service.paging import check_seq
-from chat_service.sessions import OWNED, Timeline, check_ids, get_session, refuse_merged
+from chat_service.sessions import OWNED, TIMELINE, Timeline, check_ids, get_session, not_found, refuse_merged
 from chat_service.work import Work
-from models.errors import Conflict
+from models.errors import ChatError, Conflict
 from models.ids import SessionId, UserId
 from models.prepared import Prepared
 from models.tables import chat_sessions, messages, tool_usages
 
-_CLAIM = Prepared(
+_END = Prepared(select(*TIMELINE, chat_sessions.c.last_seq, chat_sessions.c.status).where(OWNED))
+_ADVANCE = Prepared(
     update(chat_sessions)
-    .where(
-        OWNED,
-        chat_sessions.c.status == "active",
-        or_(bindparam("expected_seq").is_(null()), chat_sessions.c.last_seq == bindparam("expected_seq")),
-    )
+    .where(chat_sessions.c.key == bindparam("session_key"))
     .values(
         last_seq=chat_sessions.c.last_seq + bindparam("new_entries"),
         message_count=chat_sessions.c.message_count + bindparam("new_messages"),
         tool_usage_count=chat_sessions.c.tool_usage_count + bindparam("new_tool_usages"),
         last_append_at=bindparam("now"),
     )
-    .returning(chat_sessions.c.key, func.coalesce(chat_sessions.c.forked_from_seq, 0), chat_sessions.c.last_seq)
 )
-
 _APPENDED = union_all(
     *(
         select(entries.c.seq, entries.c.idempotency_key, entries.c.digest, bindparam(name, name).label("entry_type"))
@@ -98,30 +94,94 @@ def appended_keys(
     return {row.idempotency_key: row.seq for row in rows}
 
 
+@dataclass(slots=True)
+class _Counts:
+    """Where a session's timeline ends, and what was given out since that was last written."""
+
+    timeline: Timeline
+    last_seq: int
+    is_active: bool
+    new_messages: int = 0
+    new_tool_usages: int = 0
+    now: str = ""
+
+
+class Ledger:
+    """Gives out the numbers of timelines within one transaction, and writes what it gave out in one statement.
+
+    The transaction holds the lock on the database, so what was read of a session once is true until its end. Whatever
+    else reads sessions or entries in between calls `write` first.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sessions: dict[tuple[UserId, SessionId], _Counts] = {}
+
+    def claim(
+        self,
+        work: Work,
+        user_id: UserId,
+        session_id: SessionId,
+        *,
+        new_messages: int = 0,
+        new_tool_usages: int = 0,
+        expected_seq: int | None = None,
+    ) -> Claim:
+        """Give out the next numbers of the session's timeline; raises NotFound or Conflict, and then gives out none."""
+        check_seq("expected_seq", expected_seq)
+        ids = check_ids(user_id, session_id)
+        counts = self._sessions.get((user_id, session_id))
+        if counts is None:
+            counts = self._sessions[user_id, session_id] = self._read(ids)
+        if not counts.is_active or (expected_seq is not None and expected_seq != counts.last_seq):
+            raise self._refusal(user_id, session_id, counts, expected_seq)
+        first_seq = counts.last_seq + 1
+        counts.last_seq += new_messages + new_tool_usages
+        counts.new_messages += new_messages
+        counts.new_tool_usages += new_tool_usages
+        counts.now = work.now
+        work.tell(Event(user_id, session_id, "appended", counts.last_seq))
+        return Claim(counts.timeline, first_seq)
+
+    def write(self) -> None:
+        """Write how far the timelines go by now, and read them anew from here on."""
+        advanced = [
+            {
+                "session_key": counts.timeline.session_key,
+                "new_entries": counts.new_messages + counts.new_tool_usages,
+                "new_messages": counts.new_messages,
+                "new_tool_usages": counts.new_tool_usages,
+                "now": counts.now,
+            }
+            for counts in self._sessions.values()
+            if counts.now
+        ]
+        self._sessions.clear()
+        if advanced:
+            _ADVANCE.run(self._connection, *advanced)
+
+    def _read(self, ids: dict[str, str]) -> _Counts:
+        row = _END.first(self._connection, ids)
+        if row is None:
+            raise not_found()
+        session_key, inherited, last_seq, status = row
+        return _Counts(Timeline(session_key, inherited), last_seq, status == "active")
+
+    def _refusal(self, user_id: UserId, session_id: SessionId, counts: _Counts, expected_seq: int | None) -> ChatError:
+        if counts.is_active:
+            return Conflict(
+                f"expected_seq is {expected_seq}, but the session's last entry is {counts.last_seq}: "
+                "read on with after_seq, then append."
+            )
+        refuse_merged(get_session(self._connection, user_id, session_id))
+        return Conflict("The session is archived: set its status to active with update_session, then append.")
+
+
 def claim(
-    work: Work,
-    user_id: UserId,
-    session_id: SessionId,
-    *,
-    new_messages: int = 0,
-    new_tool_usages: int = 0,
-    expected_seq: int | None = None,
+    work: Work, user_id: UserId, session_id: SessionId, *, new_tool_usages: int, expected_seq: int | None = None
 ) -> Claim:
-    """Give out the next numbers of the session's timeline; raises NotFound or Conflict, and then gives out none."""
-    check_seq("expected_seq", expected_seq)
-    new_entries = new_messages + new_tool_usages
-    counts = {"new_entries": new_entries, "new_messages": new_messages, "new_tool_usages": new_tool_usages}
-    parameters = check_ids(user_id, session_id) | counts | {"expected_seq": expected_seq, "now": work.now}
-    claimed = _CLAIM.first(work.connection, parameters)
-    if claimed is None:
-        session = get_session(work.connection, user_id, session_id)
-        refuse_merged(session)
-        if session["status"] != "active":
-            raise Conflict("The session is archived: set its status to active with update_session, then append.")
-        raise Conflict(
-            f"expected_seq is {expected_seq}, but the session's last entry is {session['last_seq']}: "
-            "read on with after_seq, then append."
-        )
-    session_key, inherited, last_seq = claimed
-    work.tell(Event(user_id, session_id, "appended", last_seq))
-    return Claim(Timeline(session_key, inherited), last_seq - new_entries + 1)
+    """Give out and write the next numbers of one timeline; raises NotFound or Conflict, and then gives out none."""
+    ledger = Ledger(work.connection)
+    claimed = ledger.claim(work, user_id, session_id, new_tool_usages=new_tool_usages, expected_seq=expected_seq)
+    ledger.write()
+    return claimed

@@ -15,20 +15,20 @@ TokenCounter = Callable[[str], int]
 
 _SCALE = 20
 _LETTERS, _LETTER_WEIGHT = b"abcdefghijklmnopqrstuvwxyz", 5
-_ASCII = (
-    (b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"u", 18),
-    (b"0123456789", b"d", 16),
-    (b" ", b"s", 4),
-    (b"\t\n\v\f\r", b"w", 10),
-)
-_PUNCTUATION = (b"p", 18)
-# Leading bytes of UTF-8; those that continue a character weigh nothing.
-_LEADING = (
-    (range(0xC0, 0xD0), b"2", 28),  # Latin with accents, Greek
-    (range(0xD0, 0xE0), b"3", 22),  # Cyrillic, Hebrew, Arabic
-    (range(0xE0, 0xE3), b"4", 44),  # the scripts of India, Thai, symbols
-    (range(0xE3, 0xF0), b"5", 30),  # Chinese, Japanese, Korean
-    (range(0xF0, 0x100), b"6", 58),  # emoji
+_APART = _LETTERS + bytes(range(0x80, 0xC0))
+"""Small letters, weighed by their number, and bytes of UTF-8 that continue a character, which weigh nothing."""
+_PUNCTUATION_WEIGHT = 18
+_WEIGHTS = (
+    (b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", 18),
+    (b"0123456789", 16),
+    (b" ", 4),
+    (b"\t\n\v\f\r", 10),
+    # Leading bytes of UTF-8.
+    (range(0xC0, 0xD0), 28),  # Latin with accents, Greek
+    (range(0xD0, 0xE0), 22),  # Cyrillic, Hebrew, Arabic
+    (range(0xE0, 0xE3), 44),  # the scripts of India, Thai, symbols
+    (range(0xE3, 0xF0), 30),  # Chinese, Japanese, Korean
+    (range(0xF0, 0x100), 58),  # emoji
 )
 _LONG_WORD, _LONG_WORD_WEIGHT = 8, 7
 """Letters of a word that vocabularies have, and what each letter beyond that weighs: nobody's word is that long."""
@@ -36,16 +36,10 @@ _LONG_WORD, _LONG_WORD_WEIGHT = 8, 7
 
 def estimate_tokens(text: str) -> int:
     """Return about how many tokens a text takes, rather more than fewer; 0 for an empty text alone."""
-    encoded = text.encode()
-    kinds = encoded.translate(_KINDS, _LETTERS)
-    letters = len(encoded) - len(kinds)
-    total = others = 0
-    for kind, weight in _WEIGHTS:
-        count = kinds.count(kind)
-        total += count * weight
-        others += count
-    total += letters * _LETTER_WEIGHT + max(0, letters - _LONG_WORD * (others + 1)) * _LONG_WORD_WEIGHT
-    return -(-total // _SCALE)
+    weights = text.encode().translate(_WEIGHT_OF, _APART)
+    letters = len(text) - len(weights)
+    unlikely = max(0, letters - _LONG_WORD * (len(weights) + 1))
+    return -(-(sum(weights) + letters * _LETTER_WEIGHT + unlikely * _LONG_WORD_WEIGHT) // _SCALE)
 
 
 def count_message(count: TokenCounter, message: NewMessage) -> int:
@@ -60,13 +54,12 @@ def count_tool_usage(count: TokenCounter, usage: NewToolUsage) -> int:
     return count(usage.tool_name) + count(to_json(usage.arguments)) + count(result) + count(usage.error or "")
 
 
-def _kinds() -> bytes:
-    table = bytearray(_PUNCTUATION[0] * 0x80 + b"c" * 0x80)
-    for members, kind, _ in (*_ASCII, *_LEADING):
+def _weight_of() -> bytes:
+    table = bytearray([_PUNCTUATION_WEIGHT] * 0x100)
+    for members, weight in _WEIGHTS:
         for byte in members:
-            table[byte] = kind[0]
+            table[byte] = weight
     return bytes(table)
 
 
-_KINDS = _kinds()
-_WEIGHTS = (*((kind, weight) for _, kind, weight in (*_ASCII, *_LEADING)), _PUNCTUATION)
+_WEIGHT_OF = _weight_of()

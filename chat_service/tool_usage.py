@@ -29,7 +29,7 @@ from chat_service.work import Work
 from models.errors import Invalid
 from models.ids import SessionId, UserId, entry_id, to_timestamp
 from models.inputs import NewToolUsage, ToolStatus
-from models.prepared import prepared_insert
+from models.prepared import PreparedInsert
 from models.rows import all_rows, columns, page_rows
 from models.shapes import ToolUsageDict, ToolUsagePageDict
 from models.tables import chat_sessions, tool_call_references, tool_usages
@@ -67,7 +67,7 @@ _ASKED_BY = Statements(
     _asking.where(within(tool_call_references, "message_seq")),
     _asking.select_from(inherited(tool_call_references, "message_seq")),
 )
-_INSERT = prepared_insert(tool_usages, leaving_out="key")
+_INSERT = PreparedInsert(tool_usages)
 _OF_SEQ = update(tool_usages).where(
     tool_usages.c.session_key == bindparam("of_session"), tool_usages.c.seq == bindparam("of_seq")
 )

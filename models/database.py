@@ -10,18 +10,28 @@ told, by the writer. `close()` finishes what has begun, refuses the rest, and en
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection
 
 from models import indexing
-from models.errors import Unavailable
+from models.errors import ChatError, Unavailable
 from models.remnants import Swept, sweep_elsewhere
 from models.shapes import HealthDict
-from models.sqlite import ODD, Job, SqliteConnection, SqliteEngine, choose_library, is_safe_for_wal, refusal
+from models.sqlite import (
+    ODD,
+    Job,
+    SqliteConnection,
+    SqliteEngine,
+    Unit,
+    by_itself,
+    choose_library,
+    is_safe_for_wal,
+    refusal,
+)
 from models.sqlite_file import Journal, path_from_url, prepare
 from models.tables import SCHEMA_VERSION
 from models.writer import Writer
@@ -29,6 +39,7 @@ from models.writer import Writer
 _INDEX_SECONDS = 2.0
 """So long a search waits for the index: then it answers without the newest entries, and says so."""
 
+Given = TypeVar("Given")
 Result = TypeVar("Result")
 
 
@@ -102,15 +113,30 @@ class Database:
         `committed` is called with the result after the commit, before the caller is answered, and also where the caller
         is no longer there. Raises what the unit raised, or Unavailable; in either case nothing was stored.
         """
-        return await self._submit(unit, self._deadline, committed)
+        result: Result = await self._submit(by_itself(unit), None, self._deadline, committed)
+        return result
+
+    async def write_together(
+        self,
+        unit: Callable[[Connection, Sequence[Given]], Sequence[Result | ChatError]],
+        given: Given,
+        committed: Callable[[Result], None] | None = None,
+    ) -> Result:
+        """Give the unit something to do, in one call with what others give it meanwhile, and return the result.
+
+        It returns what came of each, in order; an error among them is raised where that was given, and must have
+        written nothing. All else is as for `write`.
+        """
+        result: Result = await self._submit(unit, given, self._deadline, committed)
+        return result
 
     async def read(self, unit: Callable[[Connection], Result]) -> Result:
         """Run a unit that only reads, on one snapshot, and return its result."""
         if not self._open:
             raise Unavailable("The database is closed: open it again.")
         reader = min(self._readers, key=_pending)
-        job = Job(unit, time.monotonic() + self._deadline)
-        result: Result = await reader.submit(lambda: reader.run_read(job))
+        deadline = time.monotonic() + self._deadline
+        result: Result = await reader.submit(lambda: reader.run_read(unit, deadline))
         return result
 
     async def index(self) -> bool:
@@ -119,7 +145,7 @@ class Database:
         Raises Unavailable where nothing can be written.
         """
         until = time.monotonic() + _INDEX_SECONDS
-        while not await self._submit(indexing.index_some, _INDEX_SECONDS):
+        while not await self._submit(by_itself(indexing.index_some), None, _INDEX_SECONDS):
             if time.monotonic() > until:
                 return False
         return True
@@ -158,13 +184,12 @@ class Database:
         }
 
     async def _submit(
-        self, unit: Callable[[Connection], Result], seconds: float, committed: Callable[[Result], None] | None = None
-    ) -> Result:
+        self, unit: Unit, given: Any, seconds: float, committed: Callable[[Any], None] | None = None
+    ) -> Any:
         if not self._open or self._writer is None:
             raise Unavailable("The database is closed: open it again.")
         # A cancelled caller takes only the answer along; the unit and what it has to tell stay with the writer.
-        result: Result = await self._writer.submit(Job(unit, time.monotonic() + seconds), committed)
-        return result
+        return await self._writer.submit(Job(unit, given, time.monotonic() + seconds), committed)
 
     async def _connect(self) -> None:
         engine = SqliteEngine(self.path, self._library)

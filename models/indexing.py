@@ -13,7 +13,7 @@ from models import full_text
 from models.prepared import Prepared
 from models.tables import messages, search_progress, tool_usages
 
-_ENTRIES, _CHARACTERS = 500, 500_000
+_ENTRIES, _CHARACTERS = 1_000, 500_000
 """A slice: some ten milliseconds of work."""
 
 _TEXTS = {

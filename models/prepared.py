@@ -86,10 +86,24 @@ class Prepared:
         self._sql = str(compiled)
 
 
-def prepared_insert(table: Table, *, leaving_out: str = "") -> Prepared:
-    """Return the statement that inserts a row, of all columns but the one that is left out."""
-    names = [column.key for column in table.c if column.key != leaving_out]
-    return Prepared(insert(table).values({name: bindparam(name) for name in names}))
+class PreparedInsert:
+    """Inserts rows into a table; a column that is None in all of them is left out of the statement.
+
+    Most columns of most rows are, and to bind a NULL costs the driver more than all other values of a row.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._statements: dict[tuple[str, ...], Prepared] = {}
+
+    def run(self, connection: Connection, *rows: Mapping[str, Any]) -> None:
+        """Insert rows of the same columns, in this order."""
+        names = tuple(name for name in rows[0] if any(row[name] is not None for row in rows))
+        statement = self._statements.get(names)
+        if statement is None:
+            statement = Prepared(insert(self._table).values({name: bindparam(name) for name in names}))
+            self._statements[names] = statement
+        statement.run(connection, *rows)
 
 
 def _conversions(processors: Iterable[_Convert | None]) -> list[tuple[int, _Convert]]:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiosqlite
 from sqlalchemy import Connection, Engine, create_engine
@@ -32,17 +32,22 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from models import full_text, indexing
-from models.errors import DAMAGED, Unavailable
+from models.errors import DAMAGED, ChatError, Unavailable
 from models.tables import SCHEMA_VERSION
 
 logger = logging.getLogger(__name__)
 
-Unit = Callable[[Connection], Any]
+Unit = Callable[[Connection, Sequence[Any]], Sequence[Any]]
+"""Does what each of several callers gave it to do, in this order, and returns each one's result.
+
+A ChatError among the results is the refusal of that caller, for whom nothing was written. Where the unit raises, all of
+them are rolled back, and each is run by itself.
+"""
 
 READER_BUSY_MILLISECONDS = 5_000
 _COMMIT_SECONDS = 1.0
 _PROGRESS_STEPS = 10_000
-_CHANGES_UNTIL_INDEXED = 500
+_CHANGES_UNTIL_INDEXED = 1_000
 """So many changed rows are written before the writer indexes a slice, which is as many entries at least."""
 
 # Primary result codes (sqlite.org/rescode.html): the low byte of an extended code.
@@ -111,11 +116,11 @@ class Outcome:
     error: BaseException | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A unit to run, and the moment (monotonic seconds) after which it is refused."""
+class Job(NamedTuple):
+    """What a caller gives a unit to do, and the moment (monotonic seconds) after which it is refused."""
 
     unit: Unit
+    given: Any
     deadline: float
 
 
@@ -213,9 +218,10 @@ class SqliteConnection:
     # What follows runs on the thread.
 
     def run_group(self, jobs: Sequence[Job], *, savepoints: bool = False) -> list[Outcome]:
-        """Run units in one transaction and commit them together; each outcome is that unit's own.
+        """Do jobs in one transaction and commit them together; each outcome is that job's own.
 
-        Savepoints are made only where one of several units has failed with something written: then all run again.
+        Jobs for the same unit that follow each other are done by one call of it. Savepoints are made only where that
+        failed for several, or for one of several with something written: then all run again, each by itself.
         """
         latest = max(job.deadline for job in jobs)
         try:
@@ -223,20 +229,24 @@ class SqliteConnection:
         except Exception as error:
             return [Outcome(error=self.to_answer(error)) for _ in jobs]
         outcomes: list[Outcome] = []
-        alone = len(jobs) == 1
-        for job in jobs:
+        for run in _runs(jobs, apart=savepoints):
             changes = self._raw.total_changes
-            outcome = self._run_guarded(job, savepoint=savepoints)
-            outcomes.append(outcome)
+            is_torn = False
+            try:
+                done = self._run(run, savepoint=savepoints)
+            except BaseException as error:
+                done = [Outcome(error=self.to_answer(error))]
+                is_torn = len(run) > 1 or self._raw.total_changes != changes
             if not self._raw.in_transaction:
                 # SQLite itself rolled everything back (full, input/output error, interrupt); a unit that caught the
                 # error has stored nothing all the same.
-                if alone:
-                    return outcomes if outcomes[0].error else [Outcome(error=Unavailable(_ROLLED_BACK))]
-                return [outcome for each in jobs for outcome in self.run_group([each])]
-            if outcome.error is not None and not alone and not savepoints and self._raw.total_changes != changes:
+                if len(jobs) > 1:
+                    return [outcome for each in jobs for outcome in self.run_group([each])]
+                return done if done[0].error else [Outcome(error=Unavailable(_ROLLED_BACK))]
+            if is_torn and len(jobs) > 1 and not savepoints:
                 self._rollback()
                 return self.run_group(jobs, savepoints=True)
+            outcomes += done
         if all(outcome.error is not None for outcome in outcomes):
             self._rollback()
             return outcomes
@@ -260,14 +270,14 @@ class SqliteConnection:
                 break
         self._indexed_at = self._raw.total_changes
 
-    def run_read(self, job: Job) -> Any:
+    def run_read(self, unit: Callable[[Connection], Any], deadline: float) -> Any:
         """Run a unit that only reads, on one snapshot."""
         try:
-            if self._closing.is_set() or time.monotonic() > job.deadline:
+            if self._closing.is_set() or time.monotonic() > deadline:
                 raise Unavailable(_TOO_LATE)
-            self._begin("DEFERRED", job.deadline)
-            self._deadline = job.deadline
-            return job.unit(self._connected)
+            self._begin("DEFERRED", deadline)
+            self._deadline = deadline
+            return unit(self._connected)
         except BaseException as error:
             raise self.to_answer(error) from None
         finally:
@@ -290,28 +300,29 @@ class SqliteConnection:
         except Exception:
             # Whatever it is, the next append will meet it, and tell.
             return True
-        (outcome,) = self.run_group([Job(indexing.index_some, time.monotonic() + _COMMIT_SECONDS)])
+        (outcome,) = self.run_group([Job(by_itself(indexing.index_some), None, time.monotonic() + _COMMIT_SECONDS)])
         return outcome.error is not None or bool(outcome.result)
 
-    def _run_guarded(self, job: Job, *, savepoint: bool) -> Outcome:
-        if time.monotonic() > job.deadline:
-            return Outcome(error=Unavailable(_TOO_LATE))
+    def _run(self, run: Sequence[Job], *, savepoint: bool) -> list[Outcome]:
+        deadline = min(job.deadline for job in run)
+        if time.monotonic() > deadline:
+            raise Unavailable(_TOO_LATE)
         if savepoint:
             self._raw.execute("SAVEPOINT unit")
-        self._deadline = job.deadline
+        self._deadline = deadline
         try:
-            result = job.unit(self._connected)
+            results = run[0].unit(self._connected, [job.given for job in run])
             # Past the last statement nothing may interrupt: the release and the commit decide for the whole group.
             self._deadline = None
             if savepoint:
                 self._raw.execute("RELEASE unit")
-        except BaseException as error:
+        except BaseException:
             self._deadline = None
             if self._raw.in_transaction and savepoint:
                 self._raw.execute("ROLLBACK TO unit")
                 self._raw.execute("RELEASE unit")
-            return Outcome(error=self.to_answer(error))
-        return Outcome(result=result)
+            raise
+        return [Outcome(error=each) if isinstance(each, ChatError) else Outcome(each) for each in results]
 
     @property
     def _connected(self) -> Connection:
@@ -372,6 +383,22 @@ class SqliteConnection:
     def _settle(self, future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
         self.pending -= 1
         settle(future, result, error)
+
+
+def by_itself(unit: Callable[[Connection], Any]) -> Unit:
+    """Make a unit of what has nothing to do for others."""
+    return lambda connection, given: [unit(connection) for _ in given]
+
+
+def _runs(jobs: Sequence[Job], *, apart: bool) -> list[list[Job]]:
+    """Return the jobs that one call of their unit does, in order."""
+    runs: list[list[Job]] = []
+    for job in jobs:
+        if runs and not apart and job.unit == runs[-1][0].unit:
+            runs[-1].append(job)
+        else:
+            runs.append([job])
+    return runs
 
 
 def settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:

@@ -10,16 +10,14 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from models.sqlite import Job, Outcome, SqliteConnection, settle
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     job: Job
     committed: Callable[[Any], None] | None
     answer: "asyncio.Future[Any]"

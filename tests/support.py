@@ -4,7 +4,8 @@ import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,9 @@ JSON_VALUES = st.recursive(
     max_leaves=12,
 )
 JSON_OBJECTS = st.dictionaries(TEXTS, JSON_VALUES, max_size=5)
+
+SECONDS = 30
+"""How long a thread of a test waits before it gives up: only a failing test waits."""
 
 PROPERTY = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck), derandomize=True)
 """How properties over a real database run: as many examples as time allows, the same ones each time."""
@@ -152,6 +156,32 @@ async def watch_statements(database: Database) -> list[str]:
     await database.read(listen)
     await database.write(listen)
     return statements
+
+
+class Gate:
+    """A unit that begins, says so on the event loop, and ends when it is let go."""
+
+    def __init__(self, unit: Callable[[Connection], Any] = lambda _: 0) -> None:
+        self.begun = asyncio.Event()
+        self.let_go = threading.Event()
+        self._unit = unit
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self, connection: Connection) -> Any:
+        self._loop.call_soon_threadsafe(self.begun.set)
+        assert self.let_go.wait(SECONDS), "the gate was never opened"
+        return self._unit(connection)
+
+    def open_after_what_waits(self) -> None:
+        """Let the unit go once the tasks that were created before now have run up to their first wait."""
+        self._loop.call_soon(self.let_go.set)
+
+
+async def held(database: Database, gate: Gate) -> "asyncio.Task[Any]":
+    """Start a gated unit on the writer, so that what is written meanwhile waits together."""
+    task = asyncio.create_task(database.write(gate))
+    await gate.begun.wait()
+    return task
 
 
 async def watch_commits(database: Database) -> list[str]:

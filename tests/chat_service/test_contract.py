@@ -353,11 +353,11 @@ async def test_appending_takes_a_fixed_number_of_statements_whatever_the_size_of
         session_id = await new_session(service, user_id)
         statements = await watch_statements(database)
         await service.add_messages(user_id, session_id, [said()] * count)
-        assert len(statements) == 2
+        assert len(statements) == 3
         statements.clear()
         keyed = [said(idempotency_key=str(number)) for number in range(count)]
         first = await service.add_messages(user_id, session_id, keyed)
-        assert len(statements) == 3
+        assert len(statements) == 4
         statements.clear()
         assert await service.add_messages(user_id, session_id, keyed) == first
         assert len(statements) == 2
@@ -373,11 +373,11 @@ async def test_appending_takes_the_same_statements_to_a_session_of_10_and_of_10_
             await fill(service, user_id, session_id, entries)
             statements.clear()
             await service.add_message(user_id, session_id, said())
-            assert len(statements) == 2
+            assert len(statements) == 3
             await service.add_tool_usage(user_id, session_id, done(tool_call_id="call"))
-            assert len(statements) == 5
+            assert len(statements) == 7
             await service.add_message(user_id, session_id, asking("call"))
-            assert len(statements) == 9
+            assert len(statements) == 12
 
 
 def test_the_service_does_without_the_object_relational_mapper() -> None:

@@ -246,9 +246,9 @@ async def test_reading_a_fork_takes_as_many_statements_as_reading_any_session(da
             assert len(statements) == 4
             statements.clear()
             await service.add_message(user_id, session_id, said())
-            assert len(statements) == 2
+            assert len(statements) == 3
             await service.add_tool_usage(user_id, session_id, done(tool_call_id="call"))
-            assert len(statements) == 5
+            assert len(statements) == 7
 
 
 async def test_reading_a_page_of_a_long_lineage_looks_at_no_more_than_a_page_of_each_session(

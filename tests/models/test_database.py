@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ from models.tables import users
 from tests.conftest import url_of
 from tests.reliability.scale import JOURNALS, library_for, make_ready
 from tests.support import (
+    SECONDS,
+    Gate,
     count_rows,
     finish,
+    held,
     last_seq,
     new_session,
     new_user,
@@ -32,9 +35,6 @@ from tests.support import (
 )
 
 pytestmark = pytest.mark.anyio
-
-SECONDS = 30
-"""How long a thread of a test waits before it gives up: only a failing test waits."""
 
 LONG_QUERY = text(
     "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1000000000) "
@@ -64,32 +64,6 @@ def count_users(connection: Connection) -> int:
 def fail(connection: Connection) -> None:
     adding("never")(connection)
     raise Conflict("no")
-
-
-class Gate:
-    """A unit that begins, says so on the event loop, and ends when it is let go."""
-
-    def __init__(self, unit: Callable[[Connection], Any] = count_users) -> None:
-        self.begun = asyncio.Event()
-        self.let_go = threading.Event()
-        self._unit = unit
-        self._loop = asyncio.get_running_loop()
-
-    def __call__(self, connection: Connection) -> Any:
-        self._loop.call_soon_threadsafe(self.begun.set)
-        assert self.let_go.wait(SECONDS), "the gate was never opened"
-        return self._unit(connection)
-
-    def open_after_what_waits(self) -> None:
-        """Let the unit go once the tasks that were created before now have run up to their first wait."""
-        self._loop.call_soon(self.let_go.set)
-
-
-async def held(database: Database, gate: Gate) -> "asyncio.Task[Any]":
-    """Start a gated unit on the writer, so that what is written meanwhile waits together."""
-    task = asyncio.create_task(database.write(gate))
-    await gate.begun.wait()
-    return task
 
 
 # Groups
@@ -128,6 +102,66 @@ async def test_a_failing_statement_costs_its_neighbours_nothing(database: Databa
     answers = await asyncio.gather(*(database.write(unit) for unit in units), return_exceptions=True)
     assert [answer for answer in answers if isinstance(answer, str)] == ["a", "b", "c"]
     assert await count_rows(database, users) == 3
+
+
+def adding_together(connection: Connection, usernames: Sequence[str]) -> list[str | Conflict]:
+    """Store users for several callers, but for those named "refused"; a name twice is the database's error."""
+    return [Conflict("no") if name == "refused" else adding(name)(connection) for name in usernames]
+
+
+async def test_what_several_give_a_unit_is_done_in_one_call_and_each_hears_what_came_of_it(database: Database) -> None:
+    commits = await watch_commits(database)
+    calls: list[list[str]] = []
+    told: list[str] = []
+
+    def unit(connection: Connection, usernames: Sequence[str]) -> list[str | Conflict]:
+        calls.append([*usernames])
+        return adding_together(connection, usernames)
+
+    given = ["a", "b", "refused", "c"]
+    first = await held(database, gate := Gate())
+    writes = [asyncio.create_task(database.write_together(unit, name, told.append)) for name in given]
+    between = asyncio.create_task(database.write(adding("alone")))
+    later = asyncio.create_task(database.write_together(unit, "d", told.append))
+    gate.open_after_what_waits()
+    answers = await asyncio.gather(*writes, between, later, return_exceptions=True)
+    assert await first == 0
+    assert [answer if isinstance(answer, str) else type(answer) for answer in answers] == [
+        *("a", "b", Conflict, "c", "alone", "d"),
+    ]
+    assert calls == [given, ["d"]]
+    assert told == ["a", "b", "c", "d"]
+    assert len(commits) == 2
+    assert await count_rows(database, users) == 5
+
+
+async def test_where_a_unit_fails_for_several_each_is_done_by_itself(database: Database) -> None:
+    told: list[str] = []
+    given = ["a", "b", "b", "refused", "c"]
+    first = await held(database, gate := Gate())
+    writes = [asyncio.create_task(database.write_together(adding_together, name, told.append)) for name in given]
+    gate.open_after_what_waits()
+    answers = await asyncio.gather(*writes, return_exceptions=True)
+    assert await first == 0
+    assert [answer if isinstance(answer, str) else type(answer) for answer in answers] == [
+        *("a", "b", Unavailable, Conflict, "c"),
+    ]
+    assert told == ["a", "b", "c"]
+    assert await count_rows(database, users) == 3
+
+
+async def test_what_waited_too_long_is_refused_and_costs_its_neighbours_nothing(database_url: str) -> None:
+    async with Database(database_url, deadline=1.0) as database:
+        first = await held(database, gate := Gate())
+        late = asyncio.create_task(database.write_together(adding_together, "late"))
+        await asyncio.wait([late], timeout=1.1)
+        fresh = asyncio.create_task(database.write_together(adding_together, "fresh"))
+        gate.open_after_what_waits()
+        answers = await asyncio.gather(late, fresh, return_exceptions=True)
+        assert await first == 0
+        assert isinstance(answers[0], Unavailable)
+        assert answers[1] == "fresh"
+        assert await count_rows(database, users) == 1
 
 
 async def test_a_group_in_which_every_unit_fails_stores_nothing(database: Database) -> None:
@@ -237,7 +271,7 @@ async def test_a_read_is_on_one_snapshot(database_url: str) -> None:
     async with Database(database_url, readers=1) as database:
         await database.write(adding("before"))
         in_wal = (await database.health())["journal_mode"] == "wal"
-        gate = Gate()
+        gate = Gate(count_users)
         reading = asyncio.create_task(database.read(lambda connection: (count_users(connection), gate(connection))))
         await gate.begun.wait()
         writing = asyncio.create_task(database.write(adding("meanwhile")))

@@ -85,7 +85,7 @@ async def test_the_writer_indexes_by_itself_once_much_is_written(
     # What the writer is given next comes after what it does by itself.
     await database.write(lambda _: None)
     behind = await database.read(_entries_behind)
-    assert behind < 600
+    assert behind < 1_100
     await database.index()
     assert await database.read(_entries_behind) == 0
     await database.write(check_words)
@@ -99,9 +99,10 @@ async def test_however_much_is_not_indexed_a_writer_waits_for_no_more_than_was_w
     # Past the writer, as by another process that was killed.
     with closing(choose_library().connect(str(database.path))) as raw, raw:
         raw.executemany(_MESSAGE, [(1, seq, "orchid") for seq in range(3, 5_003)])
-    await service.add_messages(user_id, await new_session(service, user_id), [said("orchid")] * 500)
+    for _ in range(2):
+        await service.add_messages(user_id, await new_session(service, user_id), [said("orchid")] * 500)
     await database.write(lambda _: None)
-    assert 4_000 < await database.read(_entries_behind) < 5_500
+    assert 4_000 < await database.read(_entries_behind) < 6_000
     assert len((await service.search_history(user_id, "orchid", limit=100))["hits"]) == 100
     assert await database.read(_entries_behind) == 0
 
