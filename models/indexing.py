@@ -14,7 +14,7 @@ from models.prepared import Prepared
 from models.tables import messages, search_progress, tool_usages
 
 _ENTRIES, _CHARACTERS = 1_000, 500_000
-"""A slice: some ten milliseconds of work."""
+"""A slice: ten to twenty milliseconds of work."""
 
 _TEXTS = {
     messages: (messages.c.content, messages.c.parts),

@@ -59,7 +59,7 @@ class Prepared:
         if len(rows) == 1:
             raw.execute(self._sql, self._values(rows[0]))
         else:
-            raw.executemany(self._sql, [self._values(row) for row in rows])
+            raw.executemany(self._sql, map(self._values, rows))
 
     def _ready(self, connection: Connection) -> Any:
         if not self._sql:
@@ -98,7 +98,8 @@ class PreparedInsert:
 
     def run(self, connection: Connection, *rows: Mapping[str, Any]) -> None:
         """Insert rows of the same columns, in this order."""
-        names = tuple(name for name in rows[0] if any(row[name] is not None for row in rows))
+        given = {name for row in rows for name, value in row.items() if value is not None}
+        names = tuple([name for name in rows[0] if name in given])
         statement = self._statements.get(names)
         if statement is None:
             statement = Prepared(insert(self._table).values({name: bindparam(name) for name in names}))
