@@ -1,0 +1,255 @@
+"""Descriptors, read and written without ever holding up the event loop.
+
+stdin and stdout are shared with other processes, so they cannot be made non-blocking. A socket, which Node gives its
+children, is asked not to wait in each call. A pipe is opened once more, where the system has a name for it (Linux):
+that end is ours alone, and may be non-blocking. For all else (files, terminals, pipes elsewhere) a thread waits in
+place of the loop, which costs two hops each time.
+"""
+
+import asyncio
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+Ready = Callable[[], object]
+
+_CHUNK = 65_536
+
+
+class Inward(Protocol):
+    """What can be read from, in the loop."""
+
+    def read(self) -> bytes | None:
+        """Return what has come, nothing at the end, and None where nothing has come yet."""
+        ...
+
+    def watch(self, ready: Ready) -> None:
+        """Call `ready` whenever there may be something to read."""
+        ...
+
+    def unwatch(self) -> None:
+        """Call it no more."""
+        ...
+
+
+class Outward(Protocol):
+    """What can be written to, in the loop."""
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Return how many bytes were written; where not all, offer the rest again once it is ready.
+
+        Raises OSError where nobody reads any more.
+        """
+        ...
+
+    def watch(self, ready: Ready) -> None:
+        """Call `ready` whenever more may be written."""
+        ...
+
+    def unwatch(self) -> None:
+        """Call it no more."""
+        ...
+
+
+def open_inward(descriptor: int) -> Inward:
+    """Return what reads from a descriptor, watched by the loop where that is possible."""
+    loop = asyncio.get_running_loop()
+    if (connection := _as_socket(descriptor)) is not None:
+        return _WatchedIn(loop, descriptor, partial(_receive, connection))
+    if (pipe := _opened_anew(descriptor, os.O_RDONLY)) is not None:
+        return _WatchedIn(loop, pipe, partial(os.read, pipe))
+    return _ThreadedIn(loop, descriptor)
+
+
+def open_outward(descriptor: int) -> Outward:
+    """Return what writes to a descriptor, watched by the loop where that is possible."""
+    loop = asyncio.get_running_loop()
+    if (connection := _as_socket(descriptor)) is not None:
+        return _WatchedOut(loop, descriptor, partial(_send, connection))
+    if (pipe := _opened_anew(descriptor, os.O_WRONLY)) is not None:
+        return _WatchedOut(loop, pipe, partial(os.write, pipe))
+    return _ThreadedOut(loop, descriptor)
+
+
+def _as_socket(descriptor: int) -> socket.socket | None:
+    if not hasattr(socket, "MSG_DONTWAIT") or not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        return None
+    connection = socket.socket(fileno=descriptor)
+    if connection.type == socket.SOCK_STREAM:
+        return connection
+    connection.detach()
+    return None
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    return connection.recv(size, socket.MSG_DONTWAIT)
+
+
+def _send(connection: socket.socket, data: bytes | memoryview) -> int:
+    return connection.send(data, socket.MSG_DONTWAIT)
+
+
+def _opened_anew(descriptor: int, flags: int) -> int | None:
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        return None
+    try:
+        return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_NONBLOCK)
+    except OSError:
+        # Another system, a sandbox, another user's pipe, or nobody at its other end.
+        return None
+
+
+def _let_wait(descriptor: int) -> None:
+    # A parent may hand over what does not block, and a thread is there to wait.
+    if hasattr(os, "set_blocking"):
+        os.set_blocking(descriptor, True)
+
+
+class _WatchedIn:
+    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int, receive: Callable[[int], bytes]) -> None:
+        self._loop, self._descriptor, self._receive = loop, descriptor, receive
+
+    def read(self) -> bytes | None:
+        try:
+            return self._receive(_CHUNK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def watch(self, ready: Ready) -> None:
+        self._loop.add_reader(self._descriptor, ready)
+
+    def unwatch(self) -> None:
+        self._loop.remove_reader(self._descriptor)
+
+
+class _WatchedOut:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, descriptor: int, send: Callable[[bytes | memoryview], int]
+    ) -> None:
+        self._loop, self._descriptor, self._send = loop, descriptor, send
+
+    def write(self, data: bytes | memoryview) -> int:
+        try:
+            return self._send(data)
+        except BlockingIOError:
+            return 0
+
+    def watch(self, ready: Ready) -> None:
+        self._loop.add_writer(self._descriptor, ready)
+
+    def unwatch(self) -> None:
+        self._loop.remove_writer(self._descriptor)
+
+
+class _Thread:
+    """Does one thing at a time that may wait, and tells in the loop what came of it."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, work: Callable[[Any], Any], done: Callable[[Any], None]
+    ) -> None:
+        self._loop, self._work, self._done = loop, work, done
+        self._asked: SimpleQueue[Any] = SimpleQueue()
+        self.is_busy = False
+        # It may be parked for ever, and does not keep the process.
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def ask(self, what: Any = None) -> None:
+        """Begin, where it is not busy yet."""
+        if not self.is_busy:
+            self.is_busy = True
+            self._asked.put(what)
+
+    def _run(self) -> None:
+        while True:
+            outcome = self._work(self._asked.get())
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._tell, outcome)
+
+    def _tell(self, outcome: Any) -> None:
+        self.is_busy = False
+        self._done(outcome)
+
+
+class _ThreadedIn:
+    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+        self._loop, self._descriptor = loop, descriptor
+        _let_wait(descriptor)
+        self._chunk: bytes | None = None
+        self._ready: Ready | None = None
+        self._thread = _Thread(loop, self._read_some, self._came)
+
+    def read(self) -> bytes | None:
+        chunk, self._chunk = self._chunk, None
+        if chunk and self._ready is not None:
+            self._thread.ask()
+        return chunk
+
+    def watch(self, ready: Ready) -> None:
+        self._ready = ready
+        if self._chunk is None:
+            self._thread.ask()
+        else:
+            self._loop.call_soon(ready)
+
+    def unwatch(self) -> None:
+        self._ready = None
+
+    def _came(self, chunk: bytes) -> None:
+        self._chunk = chunk
+        if self._ready is not None:
+            self._ready()
+
+    def _read_some(self, _: None) -> bytes:
+        try:
+            return os.read(self._descriptor, _CHUNK)
+        except OSError:
+            return b""
+
+
+class _ThreadedOut:
+    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+        self._descriptor = descriptor
+        _let_wait(descriptor)
+        self._written = 0
+        self._error: OSError | None = None
+        self._ready: Ready | None = None
+        self._thread = _Thread(loop, self._write_all, self._has_written)
+
+    def write(self, data: bytes | memoryview) -> int:
+        if self._error is not None:
+            raise self._error
+        if not self._written:
+            self._thread.ask(data)
+        written, self._written = self._written, 0
+        return written
+
+    def watch(self, ready: Ready) -> None:
+        self._ready = ready
+
+    def unwatch(self) -> None:
+        self._ready = None
+
+    def _has_written(self, outcome: int | OSError) -> None:
+        if isinstance(outcome, OSError):
+            self._error = outcome
+        else:
+            self._written = outcome
+        if self._ready is not None:
+            self._ready()
+
+    def _write_all(self, data: bytes | memoryview) -> int | OSError:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        except OSError as error:
+            return error
+        return len(data)
