@@ -45,7 +45,7 @@ def server_version() -> str:
 def build_server(record: Record) -> Server[Any]:
     """Return the MCP server over a record; whoever runs it closes the record."""
     handlers = _Handlers(record)
-    return Server(
+    server: Server[Any] = Server(
         NAME,
         version=server_version(),
         title="MCP Chat Server",
@@ -58,7 +58,6 @@ def build_server(record: Record) -> Server[Any]:
             "resources/templates/list": _FIXED,
         },
         on_list_tools=handlers.list_tools,
-        on_call_tool=handlers.call_tool,
         on_list_resources=handlers.list_resources,
         on_list_resource_templates=handlers.list_templates,
         on_read_resource=handlers.read_resource,
@@ -69,6 +68,8 @@ def build_server(record: Record) -> Server[Any]:
         on_get_prompt=handlers.get_prompt,
         on_completion=handlers.complete,
     )
+    server.add_request_handler("tools/call", types.CallToolRequestParams, handlers.call_tool)
+    return server
 
 
 class _Handlers:
@@ -84,7 +85,7 @@ class _Handlers:
     async def list_tools(self, _: Context, __: Any) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[tool.listed() for tool in self._tools.values()])
 
-    async def call_tool(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def call_tool(self, context: Context, params: types.CallToolRequestParams) -> dict[str, Any]:
         tool = self._tools.get(params.name)
         if tool is None:
             raise MCPError(types.INVALID_PARAMS, "There is no such tool: tools/list names those there are.")

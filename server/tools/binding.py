@@ -7,7 +7,7 @@ refused by name, argument errors are short and show no value, and results are ma
 
 import inspect
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
 from typing import Any, get_args
 
@@ -62,18 +62,13 @@ class Tool:
         given = {name: getattr(checked, name) for name in self._arguments.model_fields}
         return await as_caller(caller, lambda who: self._function(who, **given))
 
-    async def call(self, caller: CallerSource, arguments: dict[str, Any]) -> types.CallToolResult:
-        """Check the arguments, call the function, and return its reply or its refusal."""
+    async def call(self, caller: CallerSource, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Check the arguments, call the function, and return its reply or its refusal, as it stands on the wire."""
         try:
             reply = await self.answer(caller, arguments)
         except Exception as error:
-            sentence = explain(error, tuple(self._arguments.model_fields))
-            return types.CallToolResult(content=[types.TextContent(type="text", text=sentence)], is_error=True)
-        return types.CallToolResult(
-            content=[types.TextContent(type="text", text=text) for text in reply.texts],
-            structured_content=reply.structured,
-            is_error=reply.is_error,
-        )
+            return _result((explain(error, tuple(self._arguments.model_fields)),), is_error=True)
+        return _result(reply.texts, is_error=reply.is_error) | {"structuredContent": reply.structured}
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:
@@ -112,6 +107,12 @@ class Tool:
                 except (ValueError, RecursionError):
                     continue
         return unwrapped
+
+
+def _result(texts: Sequence[str], *, is_error: bool) -> dict[str, Any]:
+    # Not the SDK's model: it would be dumped whole, into what the SDK then checks and dumps once more.
+    blocks = [{"type": "text", "text": text} for text in texts]
+    return {"content": blocks, "isError": is_error, "resultType": "complete"}
 
 
 def _kinds(schema: dict[str, Any]) -> set[str]:

@@ -133,7 +133,7 @@ async def tools_of_process(database_url: str, era: str = "auto") -> AsyncIterato
 
 async def call_directly(tool: Tool, record: Record, arguments: dict[str, Any]) -> types.CallToolResult:
     """Call a tool with values that no client can carry."""
-    return await tool.call(record.caller, arguments)
+    return types.CallToolResult.model_validate(await tool.call(record.caller, arguments), by_name=False)
 
 
 async def everything(database: Database) -> dict[str, list[Any]]:
