@@ -37,6 +37,10 @@ class Inward(Protocol):
         """Call it no more."""
         ...
 
+    def close(self) -> None:
+        """Let go of what was opened for it; the descriptor itself stays as it is."""
+        ...
+
 
 class Outward(Protocol):
     """What can be written to, in the loop."""
@@ -56,34 +60,38 @@ class Outward(Protocol):
         """Call it no more."""
         ...
 
+    def close(self) -> None:
+        """Let go of what was opened for it; the descriptor itself stays as it is."""
+        ...
+
 
 def open_inward(descriptor: int) -> Inward:
     """Return what reads from a descriptor, watched by the loop where that is possible."""
     loop = asyncio.get_running_loop()
-    if (connection := _as_socket(descriptor)) is not None:
-        return _WatchedIn(loop, descriptor, partial(_receive, connection))
+    if (own := _as_socket(descriptor)) is not None:
+        return _WatchedIn(loop, own.fileno(), partial(_receive, own), own.close)
     if (pipe := _opened_anew(descriptor, os.O_RDONLY)) is not None:
-        return _WatchedIn(loop, pipe, partial(os.read, pipe))
+        return _WatchedIn(loop, pipe, partial(os.read, pipe), partial(os.close, pipe))
     return _ThreadedIn(loop, descriptor)
 
 
 def open_outward(descriptor: int) -> Outward:
     """Return what writes to a descriptor, watched by the loop where that is possible."""
     loop = asyncio.get_running_loop()
-    if (connection := _as_socket(descriptor)) is not None:
-        return _WatchedOut(loop, descriptor, partial(_send, connection))
+    if (own := _as_socket(descriptor)) is not None:
+        return _WatchedOut(loop, own.fileno(), partial(_send, own), own.close)
     if (pipe := _opened_anew(descriptor, os.O_WRONLY)) is not None:
-        return _WatchedOut(loop, pipe, partial(os.write, pipe))
+        return _WatchedOut(loop, pipe, partial(os.write, pipe), partial(os.close, pipe))
     return _ThreadedOut(loop, descriptor)
 
 
 def _as_socket(descriptor: int) -> socket.socket | None:
     if not hasattr(socket, "MSG_DONTWAIT") or not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
         return None
-    connection = socket.socket(fileno=descriptor)
-    if connection.type == socket.SOCK_STREAM:
-        return connection
-    connection.detach()
+    own = socket.socket(fileno=os.dup(descriptor))
+    if own.type == socket.SOCK_STREAM:
+        return own
+    own.close()
     return None
 
 
@@ -96,12 +104,12 @@ def _send(connection: socket.socket, data: bytes | memoryview) -> int:
 
 
 def _opened_anew(descriptor: int, flags: int) -> int | None:
-    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-        return None
+    name = f"/proc/self/fd/{descriptor}"
     try:
-        return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_NONBLOCK)
+        # One with a name in a folder is none of these: it does not tell again that its writer has gone already.
+        return os.open(name, flags | os.O_NONBLOCK) if os.readlink(name).startswith("pipe:") else None
     except OSError:
-        # Another system, a sandbox, another user's pipe, or nobody at its other end.
+        # Another system, a sandbox, or another user's pipe.
         return None
 
 
@@ -112,8 +120,15 @@ def _let_wait(descriptor: int) -> None:
 
 
 class _WatchedIn:
-    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int, receive: Callable[[int], bytes]) -> None:
-        self._loop, self._descriptor, self._receive = loop, descriptor, receive
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        descriptor: int,
+        receive: Callable[[int], bytes],
+        close: Callable[[], None],
+    ) -> None:
+        self._loop, self._descriptor = loop, descriptor
+        self._receive, self.close = receive, close
 
     def read(self) -> bytes | None:
         try:
@@ -132,9 +147,14 @@ class _WatchedIn:
 
 class _WatchedOut:
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, descriptor: int, send: Callable[[bytes | memoryview], int]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        descriptor: int,
+        send: Callable[[bytes | memoryview], int],
+        close: Callable[[], None],
     ) -> None:
-        self._loop, self._descriptor, self._send = loop, descriptor, send
+        self._loop, self._descriptor = loop, descriptor
+        self._send, self.close = send, close
 
     def write(self, data: bytes | memoryview) -> int:
         try:
@@ -202,6 +222,9 @@ class _ThreadedIn:
     def unwatch(self) -> None:
         self._ready = None
 
+    def close(self) -> None:
+        self.unwatch()
+
     def _came(self, chunk: bytes) -> None:
         self._chunk = chunk
         if self._ready is not None:
@@ -236,6 +259,9 @@ class _ThreadedOut:
 
     def unwatch(self) -> None:
         self._ready = None
+
+    def close(self) -> None:
+        self.unwatch()
 
     def _has_written(self, outcome: int | OSError) -> None:
         if isinstance(outcome, OSError):

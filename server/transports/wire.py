@@ -43,9 +43,17 @@ class Wire:
         self._out = WireOut(open_outward(wire_out), self._in.end)
 
     async def serve(self, server: Server[Any]) -> None:
-        """Run the server until stdin ends or `stop` is called."""
-        await server.run(_FromClient(self), _ToClient(self), server.create_initialization_options())
-        await self._out.flush()
+        """Run the server until stdin ends or `stop` is called, and let go of both."""
+        try:
+            await server.run(_FromClient(self), _ToClient(self), server.create_initialization_options())
+            await self._out.flush()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of both descriptors."""
+        self._in.close()
+        self._out.close()
 
     def stop(self) -> None:
         """Take no further frames, as if stdin had ended."""

@@ -44,6 +44,11 @@ class WireIn:
         self._frames.clear()
         self.end()
 
+    def close(self) -> None:
+        """Forget what has come, and let go of the descriptor."""
+        self.drop()
+        self._inward.close()
+
     def _read(self) -> None:
         chunk = self._inward.read()
         if chunk is None:

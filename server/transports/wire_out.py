@@ -39,6 +39,11 @@ class WireOut:
         """Wait until the client has read so much that it should be answered more."""
         await self._until_at_most(_BYTES_AHEAD)
 
+    def close(self) -> None:
+        """Forget what is not written yet, and let go of the descriptor."""
+        self._end()
+        self._outward.close()
+
     async def _until_at_most(self, size: int) -> None:
         while self._bytes_waiting > size:
             await asyncio.wait([self._waiting[0][1]])
@@ -63,11 +68,14 @@ class WireOut:
         try:
             return self._outward.write(data)
         except OSError:
-            self._is_gone = True
-            self._outward.unwatch()
-            for _, written in self._waiting:
-                written.set_result(None)
-            self._waiting.clear()
-            self._bytes_waiting = 0
+            self._end()
             self._gone()
             return 0
+
+    def _end(self) -> None:
+        self._is_gone = True
+        self._outward.unwatch()
+        for _, written in self._waiting:
+            written.set_result(None)
+        self._waiting.clear()
+        self._bytes_waiting = 0
