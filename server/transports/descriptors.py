@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -104,10 +105,10 @@ def _send(connection: socket.socket, data: bytes | memoryview) -> int:
 
 
 def _opened_anew(descriptor: int, flags: int) -> int | None:
-    name = f"/proc/self/fd/{descriptor}"
+    name = Path(f"/proc/self/fd/{descriptor}")
     try:
         # One with a name in a folder is none of these: it does not tell again that its writer has gone already.
-        return os.open(name, flags | os.O_NONBLOCK) if os.readlink(name).startswith("pipe:") else None
+        return os.open(name, flags | os.O_NONBLOCK) if name.readlink().name.startswith("pipe:") else None
     except OSError:
         # Another system, a sandbox, or another user's pipe.
         return None
