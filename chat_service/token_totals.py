@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any, get_args
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Text, case, func, select, type_coerce
+from sqlalchemy import BigInteger, ColumnElement, Connection, FromClause, Text, case, func, select, type_coerce
 from typing_extensions import TypedDict
 
 from chat_service.totals import MICROSECONDS, entries_of, in_time, said_at
 from chat_service.users import get_user_key
 from models.errors import Invalid
 from models.ids import SessionId, UserId
-from models.inputs import TimeRange, TokenGroup
+from models.inputs import TimeRange, TokenGroup, Usage
 from models.shapes import TokenSummaryDict, TokenTotalDict
 from models.tables import messages
 
@@ -26,6 +26,7 @@ _DAY = 86_400 * MICROSECONDS
 _EPOCH = date(1970, 1, 1).toordinal()
 _HALF = 2**32
 """Counts are added in halves: a sum of numbers up to 2 to the power of 53 need not fit SQLite's integers."""
+_COUNTS = tuple(Usage.model_fields)
 
 
 class _Figures(TypedDict):
@@ -33,6 +34,9 @@ class _Figures(TypedDict):
     without_figures: int
     input_tokens: int
     output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
 
 
 _LEAST_OFFSET, _GREATEST_OFFSET = -12 * 60, 14 * 60
@@ -58,38 +62,36 @@ def summarize(
     moment = said_at()
     group = {"model": messages.c.model, "day": _day_of(moment, utc_offset_minutes), "session": session}[by]
     usage = type_coerce(messages.c.usage, Text)
-    counts = {
-        name: func.json_extract(usage, f"$.{name}", type_=BigInteger) for name in ("input_tokens", "output_tokens")
-    }
-    has_no_figures = func.coalesce(*counts.values()).is_(None)
+    counts = {name: func.json_extract(usage, f"$.{name}", type_=BigInteger) for name in _COUNTS}
+    counted = (messages.c.role == "assistant") | messages.c.usage.is_not(None)
+    columns = [group.label("name"), *(count.label(name) for name, count in counts.items())]
+    # With a limit, SQLite reads each count once; without one, it would again at each mention below.
+    answers = found.where(counted, *in_time(moment, times)).with_only_columns(*columns).limit(-1).subquery()
+    has_no_figures = func.coalesce(*(answers.c[name] for name in _COUNTS)).is_(None)
     sums = [
         func.coalesce(func.sum(half), 0).label(f"{name}_{number}")
-        for name, count in counts.items()
-        for number, half in enumerate((count // _HALF, count % _HALF))
+        for name in _COUNTS
+        for number, half in enumerate((answers.c[name] // _HALF, answers.c[name] % _HALF))
     ]
-    counted = (messages.c.role == "assistant") | messages.c.usage.is_not(None)
     groups = (
-        found.where(counted, *in_time(moment, times))
-        .with_only_columns(
-            group.label("name"),
+        select(
+            answers.c.name,
             func.count().label("messages"),
             func.sum(case((has_no_figures, 1), else_=0)).label("without_figures"),
             *sums,
         )
-        .group_by("name")
+        .group_by(answers.c.name)
         .subquery()
     )
     each = list(groups.c)[1:]
     # The sums over all groups come with each row, so that the messages are read once.
     page = select(*groups.c, func.count().over(), *(func.sum(column).over() for column in each))
-    size = (groups.c.input_tokens_0 + groups.c.output_tokens_0).desc()
-    size_within = (groups.c.input_tokens_1 + groups.c.output_tokens_1).desc()
-    order = [groups.c.name.desc()] if by == "day" else [size, size_within, groups.c.messages.desc(), groups.c.name]
+    order = [groups.c.name.desc()] if by == "day" else [_size(groups).desc(), groups.c.messages.desc(), groups.c.name]
     rows = connection.execute(page.order_by(*order).limit(MAX_TOTALS), parameters).fetchall()
     if not rows:
         if session_id is None:
             get_user_key(connection, user_id)
-        return {"by": by, **_figures((0, 0, 0, 0, 0, 0)), "totals": [], "left_out": 0}
+        return {"by": by, **_figures([0] * (2 + 2 * len(_COUNTS))), "totals": [], "left_out": 0}
     width = len(each)
     totals: list[TokenTotalDict] = [{"name": _name_of(by, row[0]), **_figures(row[1 : width + 1])} for row in rows]
     left_out = rows[0][width + 1] - len(rows)
@@ -103,15 +105,27 @@ def _day_of(moment: ColumnElement[int], offset_minutes: int) -> ColumnElement[in
     return func.min(func.max(day, date.min.toordinal() - _EPOCH), date.max.toordinal() - _EPOCH)
 
 
+def _size(groups: FromClause) -> ColumnElement[float]:
+    """Return about how many tokens went to and fro: those of a cache are within the input tokens or beside them."""
+    of = {name: groups.c[f"{name}_0"] * float(_HALF) + groups.c[f"{name}_1"] for name in _COUNTS}
+    cached = of["cache_read_tokens"] + of["cache_write_tokens"]
+    return func.max(of["input_tokens"], cached) + of["output_tokens"]
+
+
 def _name_of(by: TokenGroup, name: Any) -> str | None:
     return date.fromordinal(_EPOCH + name).isoformat() if by == "day" else name
 
 
 def _figures(counts: Sequence[int]) -> _Figures:
-    number, without, input_high, input_low, output_high, output_low = counts
+    number, without, *halves = counts
+    sums = [high * _HALF + low for high, low in zip(halves[::2], halves[1::2], strict=True)]
+    given, written, cache_read, cache_written, reasoning = sums
     return {
         "messages": number,
         "without_figures": without,
-        "input_tokens": input_high * _HALF + input_low,
-        "output_tokens": output_high * _HALF + output_low,
+        "input_tokens": given,
+        "output_tokens": written,
+        "cache_read_tokens": cache_read,
+        "cache_write_tokens": cache_written,
+        "reasoning_tokens": reasoning,
     }

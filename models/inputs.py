@@ -21,6 +21,7 @@ IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=200),
 JsonObject = Annotated[dict[str, Any], AfterValidator(check_json)]
 JsonValue = Annotated[Any, AfterValidator(check_json)]
 Seq = Annotated[int, Field(ge=1, lt=2**53)]
+Tokens = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 _ALIASES = {"human": "user", "developer": "system", "ai": "assistant"}
@@ -202,8 +203,14 @@ class TimeRange(Input):
 class Usage(Input):
     """Tokens that a model's answer cost, as its provider counted them."""
 
-    input_tokens: Annotated[int, Field(ge=0, lt=2**53)] | None = None
-    output_tokens: Annotated[int, Field(ge=0, lt=2**53)] | None = None
+    input_tokens: Tokens | None = None
+    output_tokens: Tokens | None = None
+    cache_read_tokens: Tokens | None = None
+    cache_write_tokens: Tokens | None = None
+    """Within the input tokens with OpenAI, Codex and Google, beside them with Anthropic and Claude Code."""
+
+    reasoning_tokens: Tokens | None = None
+    """Within the output tokens; where Google counts them beside, `chat` has added them."""
 
 
 def check_says_something(content: str, parts: Sequence[Part | KeptPart] | None) -> None:
@@ -223,7 +230,7 @@ class NewMessage(Input):
     author: Author = "agent"
     model: Line | None = None
     usage: Usage | None = None
-    token_count: Annotated[int, Field(ge=0, lt=2**53)] | None = None
+    token_count: Tokens | None = None
     replaces_seq: Seq | None = None
     idempotency_key: IdempotencyKey | None = None
 

@@ -291,7 +291,8 @@ class ToolSummaryDict(TypedDict):
 class TokenTotalDict(TypedDict):
     """What the answers of a model, of a day or in a session cost; of `without_figures` it is not known.
 
-    `name` is the model, None where it is not known, the day as 2026-01-31, or the session's id.
+    `name` is the model, None where it is not known, the day as 2026-01-31, or the session's id. Whether a count holds
+    another is said by `Usage`; one that no provider gave is 0.
     """
 
     name: str | None
@@ -299,16 +300,22 @@ class TokenTotalDict(TypedDict):
     without_figures: int
     input_tokens: int
     output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
 
 
 class TokenSummaryDict(TypedDict):
-    """Totals of tokens, the costliest first, or the newest day; `left_out` counts the groups that did not fit."""
+    """Totals of tokens, the largest first, or the newest day; `left_out` counts the groups that did not fit."""
 
     by: TokenGroup
     messages: int
     without_figures: int
     input_tokens: int
     output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
     totals: list[TokenTotalDict]
     left_out: int
 

@@ -79,15 +79,20 @@ class _Costs:
         if total is None:
             return {}
         counts = total.model_dump(exclude_none=True)
-        if any(count < self._counted.get(name, 0) for name, count in counts.items()):
+        if any(counts[name] < self._counted.get(name, 0) for name in counts.keys() & _WHOLE):
             self._counted = {}
-        more = {name: count - self._counted.get(name, 0) for name, count in counts.items()}
+        more = {name: max(0, count - self._counted.get(name, 0)) for name, count in counts.items()}
         if not self._waiting or not any(more.values()):
             return {}
         nothing = Usage(**dict.fromkeys(more, 0))
         found = dict.fromkeys(self._waiting, nothing) | {self._waiting[-1]: Usage(**more)}
-        self._counted, self._waiting = counts, []
+        self._counted |= {name: self._counted.get(name, 0) + count for name, count in more.items()}
+        self._waiting = []
         return found
+
+
+_WHOLE = {"input_tokens", "output_tokens"}
+"""The counts that tell whether a session's count begins anew: the others are parts of them."""
 
 
 def _unwrap(line: dict[str, Any]) -> tuple[dict[str, Any], Any]:

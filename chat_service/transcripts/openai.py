@@ -9,7 +9,6 @@ from chat_service.transcripts.neutral import Ending, Record, Source
 from chat_service.transcripts.storable import usage_of
 from chat_service.transcripts.turns import Turn
 
-_CHAT_USAGE = ("prompt_tokens", "completion_tokens")
 _MESSAGES = ("messages", "input", "output", "choices", "instructions", "data")
 
 
@@ -40,7 +39,7 @@ def _open(value: dict[str, Any]) -> Document | None:
 
 
 def _take(turn: Turn, item: dict[str, Any]) -> Taken:
-    usage = usage_of(item.get("usage"), _CHAT_USAGE)
+    usage = usage_of(item.get("usage"))
     if "role" not in item or item.get("type", "message") != "message":
         role, reason = take_item(turn, item)
         return Taken(role, str(item.get("type", "message")), reason, usage)

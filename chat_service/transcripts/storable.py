@@ -19,6 +19,16 @@ MAX_LINE = 512
 MAX_TITLE = 80
 MAX_URI = 8192
 
+_COUNTS = {
+    "input_tokens": ("input_tokens", "prompt_tokens"),
+    "output_tokens": ("output_tokens", "completion_tokens"),
+    "cache_read_tokens": ("cache_read_input_tokens", "cached_input_tokens", "cached_tokens"),
+    "cache_write_tokens": ("cache_creation_input_tokens", "cache_write_input_tokens", "cache_write_tokens"),
+    "reasoning_tokens": ("reasoning_output_tokens", "reasoning_tokens", "thinking_tokens"),
+}
+"""What the providers and clients call the counts of `Usage`."""
+
+_DETAILS = ("prompt_tokens_details", "completion_tokens_details", "input_tokens_details", "output_tokens_details")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -102,19 +112,18 @@ def moment_of(value: Any) -> datetime | None:
         return None
 
 
-def usage_of(value: Any, *names: tuple[str, str]) -> Usage | None:
-    """Read the tokens that an answer cost; `names` are further names of input and output counts."""
+def usage_of(value: Any) -> Usage | None:
+    """Read the tokens that an answer cost, None where no count can be read."""
     if not isinstance(value, dict):
         return None
-    for given in (("input_tokens", "output_tokens"), *names):
-        known = {
-            ours: value[theirs]
-            for ours, theirs in zip(("input_tokens", "output_tokens"), given, strict=True)
-            if type(value.get(theirs)) is int and 0 <= value[theirs] < 2**53
-        }
-        if known:
-            return Usage(**known)
-    return None
+    given = [value, *(details for name in _DETAILS if isinstance(details := value.get(name), dict))]
+    known: dict[str, int] = {}
+    for ours, theirs in _COUNTS.items():
+        counts = (each.get(name) for each in given for name in theirs)
+        count = next((count for count in counts if type(count) is int and 0 <= count < 2**53), None)
+        if count is not None:
+            known[ours] = count
+    return Usage(**known) if known else None
 
 
 def short(text: str) -> str:

@@ -1,5 +1,6 @@
 """The command that shows what answers cost and which tools were called."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any, Literal
 
@@ -51,8 +52,10 @@ def usage(
         left_out = calls["left_out"]
     else:
         found = costs = as_local_user(tokens)
-        heading, rows = (by, *_TOKEN_HEADING), [_token_row(each) for each in costs["totals"]]
-        total = ("all", *_counts(costs))
+        counts = _COUNTS | {name: title for name, title in _RARER_COUNTS.items() if costs[name]}
+        heading = (by, *counts.values())
+        rows = [(_name(each["name"] or "unknown"), *_numbers(each, counts)) for each in costs["totals"]]
+        total = ("all", *_numbers(costs, counts))
         left_out = costs["left_out"]
     if as_json:
         say_json(found)
@@ -64,7 +67,27 @@ def usage(
             say(f"{left_out} more in the last line")
 
 
-_TOKEN_HEADING = ("messages", "without figures", "input tokens", "output tokens")
+_Count = Literal[
+    "messages",
+    "without_figures",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+]
+_COUNTS: dict[_Count, str] = {
+    "messages": "messages",
+    "without_figures": "without figures",
+    "input_tokens": "input tokens",
+    "output_tokens": "output tokens",
+}
+_RARER_COUNTS: dict[_Count, str] = {
+    "cache_read_tokens": "cache read",
+    "cache_write_tokens": "cache written",
+    "reasoning_tokens": "reasoning",
+}
+"""Counts that have a column where there are any."""
 _TOOL_HEADING = ("calls", "errors", "no end", "total ms", "p50 ms", "p95 ms", "last used")
 
 
@@ -78,13 +101,8 @@ def _moment(name: str, text: str | None, zone: timezone) -> datetime | None:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
 
 
-def _token_row(total: TokenTotalDict) -> Row:
-    return (_name(total["name"] or "unknown"), *_counts(total))
-
-
-def _counts(of: TokenSummaryDict | TokenTotalDict) -> Row:
-    counts = (of["messages"], of["without_figures"], of["input_tokens"], of["output_tokens"])
-    return tuple(f"{count:,}" for count in counts)
+def _numbers(of: TokenSummaryDict | TokenTotalDict, counts: Iterable[_Count]) -> Row:
+    return tuple(f"{of[name]:,}" for name in counts)
 
 
 def _tool_row(total: ToolTotalDict) -> Row:

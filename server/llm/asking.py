@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from models.inputs import Usage
 from server.llm.models import reason_of
 from server.llm.toolbox import OfferedTool
 from server.upstream.outcome import storable_text
@@ -30,13 +31,16 @@ class Asking:
 
 @dataclass(slots=True)
 class Answer:
-    """What a model says: its text, which grows, and at its end what it asks for and what it cost."""
+    """What a model says: its text, which grows, and at its end what it asks for and what it cost.
+
+    `tokens` are all that went to and fro, however the provider counts those of its cache.
+    """
 
     text: str = ""
     reasoning: str = ""
     calls: list[Asking] = field(default_factory=list)
-    input_tokens: int = 0
-    output_tokens: int = 0
+    usage: Usage | None = None
+    tokens: int = 0
     finish_reason: str = ""
 
 
@@ -144,8 +148,7 @@ def _is_said(message: Any) -> bool:
 
 def _fill(answer: Answer, response: "ModelResponse") -> None:
     answer.reasoning = storable_text(response.thinking or "")
-    answer.input_tokens = response.usage.input_tokens or 0
-    answer.output_tokens = response.usage.output_tokens or 0
+    answer.usage, answer.tokens = _usage_of(response), response.usage.total_tokens
     answer.finish_reason = str(response.finish_reason)
     taken: set[str] = set()
     for number, call in enumerate(response.tool_calls):
@@ -155,3 +158,19 @@ def _fill(answer: Answer, response: "ModelResponse") -> None:
         taken.add(call_id)
         arguments = call.args if isinstance(call.args, str) else json.dumps(call.args or {})
         answer.calls.append(Asking(call_id, storable_text(call.tool_name)[:200] or "unnamed", arguments or "{}"))
+
+
+def _usage_of(response: "ModelResponse") -> Usage | None:
+    counted = response.usage
+    # No answer is free of tokens: a provider that says nothing of them comes out as zero.
+    if not counted.total_tokens:
+        return None
+    # The library adds to the input tokens what Anthropic counts beside them; here it stays as the provider says it.
+    beside = counted.cache_read_tokens + counted.cache_write_tokens if response.provider_name == "anthropic" else 0
+    return Usage(
+        input_tokens=counted.input_tokens - beside,
+        output_tokens=counted.output_tokens,
+        cache_read_tokens=counted.cache_read_tokens or None,
+        cache_write_tokens=counted.cache_write_tokens or None,
+        reasoning_tokens=counted.output_reasoning_tokens or None,
+    )

@@ -75,8 +75,8 @@ class _Work:
     model: str
     tools: dict[str, OfferedTool] = field(default_factory=dict)
     answer: Answer = field(default_factory=Answer)
-    input_tokens: int = 0
-    output_tokens: int = 0
+    tokens: int = 0
+    usages: list[Usage] = field(default_factory=list)
     rounds: int = 0
     calls: list[dict[str, Any]] = field(default_factory=list)
 
@@ -175,13 +175,13 @@ class Chats:
             context = await service.get_context(user_id, work.session_id, budget, "openai_chat")
             window = instructions.before(context)
             await ask(model, window, tools, self._settings.output_tokens, work.answer, work.heard.grown)
-            work.input_tokens += work.answer.input_tokens
-            work.output_tokens += work.answer.output_tokens
+            work.tokens += work.answer.tokens
+            work.usages += [work.answer.usage] if work.answer.usage else []
             if not work.answer.calls:
                 return ""
             if work.rounds >= self._settings.tool_rounds:
                 return "rounds"
-            if work.input_tokens + work.output_tokens >= self._settings.answer_tokens:
+            if work.tokens >= self._settings.answer_tokens:
                 return "tokens"
             work.rounds += 1
             await self._call_all(work)
@@ -236,7 +236,7 @@ class Chats:
         is_done = not reason or reason in BOUNDS
         messages = []
         if work.answer.text.strip():
-            messages.append(self._said(work, [], is_whole=not reason))
+            messages.append(self._said(work, []))
         if reason or not messages:
             why = BOUNDS.get(reason, reason) or "the model gave no text"
             note = f"[The answer ends here: {why}.]" if is_done else f"[The answer was interrupted: {why}.]"
@@ -245,8 +245,8 @@ class Chats:
             "model": work.model,
             "finish_reason": reason or work.answer.finish_reason,
             "rounds": work.rounds,
-            "input_tokens": work.input_tokens,
-            "output_tokens": work.output_tokens,
+            "input_tokens": sum(usage.input_tokens or 0 for usage in work.usages),
+            "output_tokens": sum(usage.output_tokens or 0 for usage in work.usages),
             "tool_calls": work.calls,
         }
         state: RunState = "done" if is_done else "failed"
@@ -258,13 +258,10 @@ class Chats:
         if not ending.cancelled():
             ending.exception()
 
-    def _said(self, work: _Work, calls: list[ToolCallPart], *, is_whole: bool = True) -> NewMessage:
+    def _said(self, work: _Work, calls: list[ToolCallPart]) -> NewMessage:
         answer = work.answer
         reasoning = [ReasoningPart(type="reasoning", content=answer.reasoning)] if answer.reasoning else []
         text = [TextPart(type="text", content=answer.text)] if answer.text and (calls or reasoning) else []
-        # No answer is free of tokens: a provider that says nothing of them comes out as zero.
-        is_counted = is_whole and answer.input_tokens + answer.output_tokens > 0
-        usage = Usage(input_tokens=answer.input_tokens, output_tokens=answer.output_tokens) if is_counted else None
         return NewMessage(
             role="assistant",
             content=answer.text,
@@ -272,7 +269,7 @@ class Chats:
             message_metadata={"run": work.run["id"], "finish_reason": answer.finish_reason or "interrupted"},
             author="proxy",
             model=work.model,
-            usage=usage,
+            usage=answer.usage,
         )
 
     async def _renew(self, work: _Work) -> None:

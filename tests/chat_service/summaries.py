@@ -7,6 +7,7 @@ from math import ceil
 from typing import Any
 
 Entry = dict[str, Any]
+COUNTS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
 
 
 def summary_of_tools(records: Iterable[Entry]) -> dict[str, Any]:
@@ -67,6 +68,5 @@ def _costs(messages: list[Entry]) -> dict[str, int]:
     return {
         "messages": len(messages),
         "without_figures": sum(not usage for usage in usages),
-        "input_tokens": sum(usage.get("input_tokens", 0) for usage in usages),
-        "output_tokens": sum(usage.get("output_tokens", 0) for usage in usages),
+        **{name: sum(usage.get(name, 0) for usage in usages) for name in COUNTS},
     }

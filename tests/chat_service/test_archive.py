@@ -63,7 +63,7 @@ async def fill(service: ChatService, user_id: UserId) -> None:
     session_id = await new_session(
         service, user_id, title="Beans 🫘", session_data={"a": [1, None, 1.5]}, client="tests"
     )
-    usage = Usage(input_tokens=3)
+    usage = Usage(input_tokens=3, output_tokens=4, cache_read_tokens=5, cache_write_tokens=6, reasoning_tokens=7)
     first = said(
         "one", message_metadata={"k": {"n": 10**30}}, model="m", usage=usage, token_count=2, idempotency_key="a"
     )

@@ -85,12 +85,12 @@ def test_an_answer_keeps_its_model_its_usage_and_where_it_came_from() -> None:
         requestId="req_1",
         message_id="msg_1",
         message_model="some-model",
-        message_usage={"input_tokens": 3, "output_tokens": 20, "service_tier": "standard"},
+        message_usage={"input_tokens": 3, "output_tokens": 20, "service_tier": "standard", "cache_creation": {}},
     )
     [message] = messages_of(read([text]))
     assert message.model == "some-model"
     assert message.usage is not None
-    assert message.usage.model_dump() == {"input_tokens": 3, "output_tokens": 20}
+    assert message.usage.model_dump(exclude_none=True) == {"input_tokens": 3, "output_tokens": 20}
     assert message.message_metadata == {
         "uuid": "a-1",
         "parentUuid": "u-1",

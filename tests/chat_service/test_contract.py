@@ -139,7 +139,7 @@ def _question(key: str, session_id: SessionId | None = None) -> NewRun:
 
 
 def _full_message() -> Any:
-    usage = Usage(input_tokens=3, output_tokens=5)
+    usage = Usage(input_tokens=3, output_tokens=5, cache_read_tokens=2, cache_write_tokens=1, reasoning_tokens=4)
     return said("all fields", message_metadata={"a": {"b": [1.5, None]}}, model="m", usage=usage, token_count=2)
 
 

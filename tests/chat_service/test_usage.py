@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from chat_service.service import ChatService
+from chat_service.sessions import digest_of
 from models.database import Database
-from models.errors import ChatError, Invalid, NotFound
+from models.errors import ChatError, Conflict, Invalid, NotFound
 from models.ids import SessionId, UserId, new_id
 from models.inputs import NewMessage, TimeRange, Usage
-from tests.chat_service.summaries import summary_of_tokens, summary_of_tools
+from tests.chat_service.summaries import COUNTS, summary_of_tokens, summary_of_tools
 from tests.chat_service.transcripts.support import SHORT, history_of, sessions_of, take_in, write_codex
 from tests.conftest import url_of
 from tests.support import PROPERTY, Serving, done, new_session, new_user, said, serving
@@ -37,18 +38,17 @@ async def user_id(service: ChatService) -> UserId:
     return await new_user(service)
 
 
-def answer(input_tokens: int | None = None, output_tokens: int | None = None, **more: Any) -> NewMessage:
-    """Make an answer with what it cost, without figures where none is given."""
-    has_figures = input_tokens is not None or output_tokens is not None
-    usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens) if has_figures else None
+def answer(*counts: int | None, **more: Any) -> NewMessage:
+    """Make an answer with what it cost, in the order of `COUNTS`, without figures where none is given."""
+    has_figures = any(count is not None for count in counts)
+    usage = Usage(**dict(zip(COUNTS, counts, strict=False))) if has_figures else None
     return NewMessage(**{"role": "assistant", "content": "answer", "usage": usage} | more)
 
 
-COUNTS = st.none() | st.sampled_from([0, 1, MOST]) | st.integers(0, MOST)
+COUNTED = st.none() | st.sampled_from([0, 1, MOST]) | st.integers(0, MOST)
 MESSAGES = st.builds(
     answer,
-    COUNTS,
-    COUNTS,
+    *[COUNTED] * len(COUNTS),
     model=st.sampled_from([None, "small", "large", "\x1b[2J"]),
     role=st.sampled_from(["assistant", "assistant", "user"]),
     author=st.sampled_from(["agent", "import"]),
@@ -127,14 +127,14 @@ class _World:
                 self._run(self.service.delete_session(self.user_id, session_id))
             case _:
                 self._imported += given % 2
-                text = codex(counted(1, 2), counted(10, 30), session=f"s-{self._imported}")
+                text = codex(counted(1, 2), counted(10, 30, cached_input_tokens=7), session=f"s-{self._imported}")
                 self._run(take_in(self.service, self.user_id, "codex", text))
 
 
-def counted(input_tokens: int, output_tokens: int, *, says: bool = True) -> list[dict[str, Any]]:
+def counted(input_tokens: int, output_tokens: int, *, says: bool = True, **more: Any) -> list[dict[str, Any]]:
     """Write an answer of Codex, and the count of the whole session that follows it."""
     text = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "done"}]}
-    total = {"input_tokens": input_tokens, "output_tokens": output_tokens, "cached_input_tokens": 1}
+    total = {"input_tokens": input_tokens, "output_tokens": output_tokens, "total_tokens": 10**6, **more}
     count = {"type": "token_count", "info": {"total_token_usage": total}}
     answers = [{"type": "response_item", "payload": text}] if says else []
     return [*answers, {"type": "event_msg", "payload": count}]
@@ -193,18 +193,50 @@ async def test_an_answer_without_figures_is_told_apart_from_one_that_cost_nothin
     service: ChatService, user_id: UserId
 ) -> None:
     session_id = await new_session(service, user_id)
-    await service.add_messages(user_id, session_id, [answer(), answer(0, 0), answer(None, 3), said("a question")])
+    answers = [answer(), answer(0, 0), answer(None, 3), answer(None, None, 4), said("a question")]
+    await service.add_messages(user_id, session_id, answers)
     summary = await service.summarize_token_usage(user_id)
-    assert (summary["messages"], summary["without_figures"]) == (3, 1)
-    assert (summary["input_tokens"], summary["output_tokens"]) == (0, 3)
+    assert (summary["messages"], summary["without_figures"]) == (4, 1)
+    assert (summary["input_tokens"], summary["output_tokens"], summary["cache_read_tokens"]) == (0, 3, 4)
+
+
+async def test_totals_go_by_all_tokens_wherever_the_provider_counts_those_of_its_cache(
+    service: ChatService, user_id: UserId
+) -> None:
+    session_id = await new_session(service, user_id)
+    answers = [
+        answer(1_000, 10, model="without a cache"),
+        answer(4, 1, 30_000, 2_000, model="cache beside"),
+        answer(20_000, 5, 19_000, model="cache within"),
+    ]
+    await service.add_messages(user_id, session_id, answers)
+    names = [total["name"] for total in (await service.summarize_token_usage(user_id))["totals"]]
+    assert names == ["cache beside", "cache within", "without a cache"]
+
+
+def test_an_answer_without_the_counts_of_a_cache_has_the_digest_that_it_had_before_there_were_any() -> None:
+    # Keys of messages that are stored already are compared by these digests.
+    known = NewMessage(role="assistant", content="yes", usage=Usage(input_tokens=3, output_tokens=5))
+    assert digest_of(known).hex() == "0eb6682f0d23d8c0cb53f4ac6cc00f24"
+    assert digest_of(known.model_copy(update={"usage": Usage()})).hex() == "c50af66f68cc994e3fb5bb19d66c0206"
+
+
+async def test_a_key_is_used_again_where_a_count_of_the_cache_differs(service: ChatService, user_id: UserId) -> None:
+    session_id = await new_session(service, user_id)
+    first = await service.add_message(user_id, session_id, answer(1, 2, 3, idempotency_key="k"))
+    assert await service.add_message(user_id, session_id, answer(1, 2, 3, idempotency_key="k")) == first
+    for other in (answer(1, 2, idempotency_key="k"), answer(1, 2, 4, idempotency_key="k")):
+        with pytest.raises(Conflict):
+            await service.add_message(user_id, session_id, other)
 
 
 async def test_sums_beyond_what_the_database_can_hold_are_exact(service: ChatService, user_id: UserId) -> None:
     session_id = await new_session(service, user_id)
     for _ in range(5):
-        await service.add_messages(user_id, session_id, [answer(MOST, MOST)] * 500)
-    summary = await service.summarize_token_usage(user_id)
-    assert summary["input_tokens"] == summary["totals"][0]["output_tokens"] == 2_500 * MOST > 2**63
+        await service.add_messages(user_id, session_id, [answer(*[MOST] * len(COUNTS))] * 500)
+    summary: Any = await service.summarize_token_usage(user_id)
+    assert {summary[name] for name in COUNTS} == {summary["totals"][0][name] for name in COUNTS} == {2_500 * MOST}
+    assert 2_500 * MOST > 2**63
 
 
 @pytest.mark.parametrize(
@@ -317,6 +349,23 @@ async def test_codex_tells_the_sum_so_far_and_each_answer_gets_what_it_added(
     summary = await service.summarize_token_usage(user_id, by="day")
     assert (summary["input_tokens"], summary["output_tokens"], summary["without_figures"]) == (31, 105, 0)
     assert [total["name"] for total in summary["totals"]] == ["2026-01-31"]
+
+
+async def test_codex_tells_of_its_cache_and_of_reasoning_in_sums_as_well(service: ChatService, user_id: UserId) -> None:
+    text = codex(
+        counted(10, 2),
+        counted(30, 50, cached_input_tokens=8, reasoning_output_tokens=40, cache_write_input_tokens=2),
+        counted(70, 95, cached_input_tokens=28, reasoning_output_tokens=40, cache_write_input_tokens=1),
+        counted(80, 96),
+        counted(90, 97, cached_input_tokens=30, reasoning_output_tokens=41, cache_write_input_tokens=2),
+        counted(5, 3, cached_input_tokens=4, reasoning_output_tokens=0, cache_write_input_tokens=0),
+    )
+    await take_in(service, user_id, "codex", text)
+    [session] = await sessions_of(service, user_id)
+    usages = [entry["usage"] for entry in await history_of(service, user_id, session["id"])]
+    added: list[tuple[int, ...]] = [(10, 2), (20, 48, 8, 2, 40), (40, 45, 20, 0, 0), (10, 1), (10, 1, 2, 0, 1)]
+    added.append((5, 3, 4, 0, 0))
+    assert usages == [dict(zip(COUNTS, counts, strict=False)) for counts in added]
 
 
 async def test_codex_gives_the_cost_of_an_answer_of_several_parts_to_the_last(

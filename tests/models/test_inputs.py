@@ -76,7 +76,7 @@ OBJECTS = [
 ]
 """Fields of JSON objects."""
 
-NUMBERS = [(Usage, "input_tokens"), (Usage, "output_tokens"), (NewMessage, "token_count")]
+NUMBERS = [*((Usage, name) for name in Usage.model_fields), (NewMessage, "token_count")]
 
 
 def make(shape: type[Input], **given: Any) -> Any:

@@ -10,6 +10,7 @@ import mcp_types as types
 import pytest
 
 from models.ids import SessionId, new_id
+from models.inputs import Usage
 from models.sqlite import choose_library
 from models.sqlite_file import path_from_url
 from models.text import to_json
@@ -258,7 +259,13 @@ async def test_add_messages_stores_every_field_and_gives_the_seqs(tools: Tools) 
         "parts": parts,
         "metadata": {"deep": {"list": [1, 2.5, True, None, "é"]}},
         "model": "a-model",
-        "usage": {"input_tokens": 12, "output_tokens": 34},
+        "usage": {
+            "input_tokens": 12,
+            "output_tokens": 34,
+            "cache_read_tokens": 5,
+            "cache_write_tokens": 6,
+            "reasoning_tokens": 7,
+        },
         "idempotency_key": "k2",
     }
     stored = await tools.answer(
@@ -690,7 +697,7 @@ async def tour(tools: Tools) -> list[tuple[str, types.CallToolResult]]:
         "parts": [{"type": "tool_call", "id": f"call {hard}", "name": "n"}, {"type": "text", "content": hard}],
         "metadata": {"k": [hard, 1234567.5, False]},
         "model": f"model {hard}",
-        "usage": {"input_tokens": 901, "output_tokens": 902},
+        "usage": {"input_tokens": 901, "output_tokens": 902, "cache_read_tokens": 903},
     }
     await call("add_messages", session_id=session, messages=[{"role": "user", "content": f"question {hard}"}, asking])
     await call(
@@ -779,7 +786,7 @@ async def sizes_of_histories(tools: Tools, character: str) -> dict[str, int]:
         "parts": [{"type": "text", "content": long}, {"type": "tool_call", "id": character * 200}],
         "metadata": {"a": character * (room // 6 if character == CONTROL["controls"] else room)},
         "model": character * 512,
-        "usage": {"input_tokens": 2**53 - 1, "output_tokens": 2**53 - 1},
+        "usage": dict.fromkeys(Usage.model_fields, 2**53 - 1),
     }
     small = {"role": "assistant", "content": character, "model": character * 512}
     for _ in range(10):

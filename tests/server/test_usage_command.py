@@ -53,6 +53,29 @@ def test_totals_are_aligned_and_end_in_a_line_of_all(environment: dict[str, str]
     assert session_id in run(environment, "usage", "--by", "session")
 
 
+def test_a_cache_and_reasoning_have_columns_where_any_answer_tells_of_them(
+    environment: dict[str, str], session_id: SessionId, database_url: str
+) -> None:
+    async def store(**counts: int) -> None:
+        async with Database(database_url) as database:
+            service = ChatService(database)
+            message = NewMessage(role="assistant", content="yes", model="cached", usage=Usage(**counts))
+            await service.add_message(await new_user(service, "ada"), session_id, message)
+
+    plain = ["messages", "without", "figures", "input", "tokens", "output", "tokens"]
+    assert run(environment, "usage").splitlines()[0].split()[1:] == plain
+    asyncio.run(store(input_tokens=4, output_tokens=1, cache_read_tokens=30_000, reasoning_tokens=0))
+    lines = [line.rstrip() for line in run(environment, "usage").splitlines()]
+    assert lines[0].split()[1:] == [*plain, "cache", "read"]
+    assert len({len(line) for line in lines}) == 1
+    assert ["cached", "1", "0", "4", "1", "30,000"] in [line.split() for line in lines]
+    assert lines[-1].split() == ["all", "3", "1", "1,234,571", "6", "30,000"]
+    asyncio.run(store(cache_write_tokens=7, reasoning_tokens=8))
+    lines = run(environment, "usage", "--by", "session").splitlines()
+    assert lines[0].split()[-5:] == ["cache", "read", "cache", "written", "reasoning"]
+    assert lines[-1].split() == ["all", "4", "1", "1,234,571", "6", "30,000", "7", "8"]
+
+
 @pytest.mark.parametrize("by", ["model", "tool"])
 def test_a_hostile_name_is_one_line_that_a_terminal_shows(
     by: str, environment: dict[str, str], session_id: SessionId
@@ -75,7 +98,8 @@ def test_a_day_is_that_of_the_offset_also_where_a_range_names_it(
 def test_json_is_what_the_service_returns(environment: dict[str, str], session_id: SessionId) -> None:
     tokens = json.loads(run(environment, "usage", "--json"))
     assert tokens["totals"][0] == {
-        "name": HOSTILE, "messages": 1, "without_figures": 0, "input_tokens": 1_234_567, "output_tokens": 5
+        "name": HOSTILE, "messages": 1, "without_figures": 0, "input_tokens": 1_234_567, "output_tokens": 5,
+        "cache_read_tokens": 0, "cache_write_tokens": 0, "reasoning_tokens": 0,
     }  # fmt: skip
     tools = json.loads(run(environment, "usage", "--by", "tool", "--json"))
     assert [tool["tool_name"] for tool in tools["tools"]] == [HOSTILE, "write"]

@@ -9,6 +9,7 @@ from chat_service.service import ChatService
 from chat_service.transcripts.calls import Calls
 from models.database import Database
 from models.ids import SessionId, UserId
+from tests.chat_service.summaries import COUNTS
 from tests.chat_service.transcripts.support import (
     SHORT,
     WRITERS,
@@ -111,18 +112,19 @@ async def test_a_call_of_a_conversation_that_ended_long_ago_is_unknown(database:
 
 
 async def test_what_an_answer_cost_is_counted_once(service: ChatService, user_id: UserId) -> None:
-    def line(number: int, output_tokens: int) -> str:
-        usage = {"input_tokens": 3, "output_tokens": output_tokens}
+    def line(number: int, output_tokens: int, **cached: int) -> str:
+        usage = {"input_tokens": 3, "output_tokens": output_tokens, **cached}
         message = {"id": "msg_1", "role": "assistant", "content": f"part {number}", "usage": usage}
         return json.dumps({"type": "assistant", "uuid": f"a-{number}", "sessionId": "s-1", "message": message}) + "\n"
 
-    lines = [line(1, 2), line(2, 2), line(3, 195), line(4, 195)]
+    cache = {"cache_read_input_tokens": 30_000, "cache_creation_input_tokens": 2_000}
+    lines = [line(1, 2, **cache), line(2, 2, **cache), line(3, 195, **cache), line(4, 195)]
     for end in (1, 3, 4):
         await take_in(service, user_id, "claude-code", "".join(lines[:end]))
     [session] = await sessions_of(service, user_id)
     usages = [entry["usage"] for entry in await history_of(service, user_id, session["id"])]
-    added = [(3, 2), (0, 0), (0, 193), (0, 0)]
-    assert usages == [{"input_tokens": more_in, "output_tokens": more_out} for more_in, more_out in added]
+    added: list[tuple[int, ...]] = [(3, 2, 30_000, 2_000), (0, 0, 0, 0), (0, 193, 0, 0), (0, 0)]
+    assert usages == [dict(zip(COUNTS, counts, strict=False)) for counts in added]
 
 
 async def test_a_title_follows_its_source_until_a_person_changes_it(service: ChatService, user_id: UserId) -> None:

@@ -17,13 +17,16 @@ from typing import Any
 class Says:
     """An answer: pieces of text, calls as (id, name, arguments), and how it ends.
 
-    `status` refuses instead; `cut` breaks the connection after the pieces; `hold` waits there until it is let go.
+    `cached` are the tokens read from and written to a cache. `status` refuses instead; `cut` breaks the connection
+    after the pieces; `hold` waits there until it is let go.
     """
 
     pieces: Sequence[str] = ()
     calls: Sequence[tuple[str, str, Any]] = ()
     finish: str = ""
     tokens: tuple[int, int] = (10, 5)
+    cached: tuple[int, int] = (0, 0)
+    reasoned: int = 0
     status: int = 200
     cut: bool = False
     hold: bool = False
@@ -124,7 +127,13 @@ def _openai(says: Says) -> tuple[list[str], list[str]]:
         after.append(chunk({"tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]}))
     after.append(chunk({}, says.finish or ("tool_calls" if says.calls else "stop")))
     prompt, completion = says.tokens
-    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    usage: dict[str, Any] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+    usage |= _known("prompt_tokens_details", cached_tokens=says.cached[0], cache_write_tokens=says.cached[1])
+    usage |= _known("completion_tokens_details", reasoning_tokens=says.reasoned)
     fields = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "scripted", "choices": []}
     after += [f"data: {json.dumps({**fields, 'usage': usage})}\n\n", "data: [DONE]\n\n"]
     return before, after
@@ -139,6 +148,9 @@ def _anthropic(says: Says) -> tuple[list[str], list[str]]:
         "id": "m", "type": "message", "role": "assistant", "model": "scripted", "content": [], "stop_reason": None,
         "stop_sequence": None, "usage": {"input_tokens": prompt, "output_tokens": 1},
     }  # fmt: skip
+    read, written = says.cached
+    cached = {"cache_read_input_tokens": read, "cache_creation_input_tokens": written}
+    message["usage"] |= cached if any(says.cached) else {}
     before = [event("message_start", message=message)]
     if says.pieces:
         before.append(event("content_block_start", index=0, content_block={"type": "text", "text": ""}))
@@ -152,7 +164,8 @@ def _anthropic(says: Says) -> tuple[list[str], list[str]]:
         after.append(event("content_block_delta", index=index, delta=delta))
         after.append(event("content_block_stop", index=index))
     stop = {"stop_reason": says.finish or ("tool_use" if says.calls else "end_turn"), "stop_sequence": None}
-    after.append(event("message_delta", delta=stop, usage={"output_tokens": completion}))
+    usage = {"output_tokens": completion, **_known("output_tokens_details", thinking_tokens=says.reasoned)}
+    after.append(event("message_delta", delta=stop, usage=usage))
     after.append(event("message_stop"))
     return before, after
 
@@ -162,6 +175,8 @@ def _google(says: Says) -> tuple[list[str], list[str]]:
         candidate = {"index": 0, "content": {"role": "model", "parts": parts}, **more}
         prompt, completion = says.tokens
         usage = {"promptTokenCount": prompt, "candidatesTokenCount": completion}
+        usage |= {"cachedContentTokenCount": says.cached[0]} if says.cached[0] else {}
+        usage |= {"thoughtsTokenCount": says.reasoned} if says.reasoned else {}
         fields = {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "scripted", "responseId": "r"}
         return f"data: {json.dumps(fields)}\n\n"
 
@@ -171,6 +186,11 @@ def _google(says: Says) -> tuple[list[str], list[str]]:
 
 
 _SHAPES = {"/messages": _anthropic, ":streamGenerateContent": _google}
+
+
+def _known(name: str, **counts: int) -> dict[str, Any]:
+    """Write details as a provider does that has any."""
+    return {name: counts} if any(counts.values()) else {}
 
 
 def _as_text(arguments: Any) -> str:

@@ -84,6 +84,38 @@ async def test_an_answer_is_given_with_ids_usage_and_finish_reason(database_url:
     assert (stored[1]["model"], stored[1]["author"]) == (model, "proxy")
 
 
+async def test_what_an_answer_took_from_a_cache_and_for_reasoning_is_stored_as_its_provider_counts_it(
+    database_url: str, model: str
+) -> None:
+    says = Says(["Good day."], tokens=(100, 30), cached=(80, 15), reasoned=20)
+    with provided(says) as provider:
+        async with talking(database_url, provider, model) as tools:
+            answer = await tools.answer("chat", message="Hello there")
+            stored = await entries(tools, answer["session_id"])
+    known = {"input_tokens": 100, "output_tokens": 30, "cache_read_tokens": 80, "reasoning_tokens": 20}
+    if model == "google:scripted":
+        known["output_tokens"] += 20
+    else:
+        known["cache_write_tokens"] = 15
+    assert stored[1]["usage"] == known
+    assert (answer["input_tokens"], answer["output_tokens"]) == (100, known["output_tokens"])
+
+
+async def test_a_bound_of_tokens_counts_those_of_a_cache_with_every_provider(
+    database_url: str, tmp_path: Path, model: str
+) -> None:
+    calls = [("call_1", "add", {"a": 1, "b": 1})]
+    beside = model == "anthropic:scripted"
+    script = [Says(["Again. "], calls, tokens=(100 if beside else 1_000, 50), cached=(900, 0)) for _ in range(3)]
+    with provided(*script) as provider:
+        async with talking(database_url, provider, model, upstream_file=helped(tmp_path), answer_tokens=1_050) as tools:
+            answer = await tools.answer("chat", message="Go")
+            stored = await entries(tools, answer["session_id"])
+    assert (answer["finish_reason"], answer["rounds"]) == ("tokens", 0)
+    [said] = [entry for entry in stored if entry.get("role") == "assistant"]
+    assert said["usage"]["cache_read_tokens"] == 900, "it was answered whole, though nothing more was asked"
+
+
 async def test_an_answer_without_figures_is_not_stored_as_one_that_cost_nothing(database_url: str, model: str) -> None:
     with provided(Says(["Good day."], tokens=(0, 0))) as provider:
         async with talking(database_url, provider, model) as tools:
