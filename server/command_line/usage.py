@@ -17,6 +17,7 @@ from server.record import Caller
 
 _PIPED_WIDTH = 1_000
 _NAME_WIDTH = 60
+_LEAST_NAME_WIDTH = 12
 
 Row = tuple[str, ...]
 
@@ -124,6 +125,8 @@ def _name(text: str) -> str:
 
 
 def _print_table(heading: Row, rows: list[Row]) -> None:
+    """Print a table; where a terminal is too narrow for it titles take two lines and names are cut, numbers never."""
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -131,9 +134,17 @@ def _print_table(heading: Row, rows: list[Row]) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
+    cells = list(zip(*rows, strict=True))
+    widths = [max(map(cell_len, (title, *column))) for title, column in zip(heading, cells, strict=True)]
+    gaps = 2 * (len(widths) - 1)
+    if sum(widths) + gaps > console.width:
+        widths[1:] = [max(map(cell_len, (*heading[n].split(), *cells[n]))) for n in range(1, len(widths))]
+        room = console.width - sum(widths[1:]) - gaps
+        widths[0] = min(widths[0], max(room, _LEAST_NAME_WIDTH))
+        console.width = max(console.width, sum(widths) + gaps)
     table = Table(box=None, pad_edge=False)
-    for number, title in enumerate(heading):
-        table.add_column(title, no_wrap=True, justify="right" if number else "left")
+    for number, (title, width) in enumerate(zip(heading, widths, strict=True)):
+        table.add_column(title, no_wrap=not number, justify="right" if number else "left", width=width)
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import click
 import pytest
 from pydantic import ValidationError
 
@@ -74,6 +75,29 @@ def test_a_cache_and_reasoning_have_columns_where_any_answer_tells_of_them(
     lines = run(environment, "usage", "--by", "session").splitlines()
     assert lines[0].split()[-5:] == ["cache", "read", "cache", "written", "reasoning"]
     assert lines[-1].split() == ["all", "4", "1", "1,234,571", "6", "30,000", "7", "8"]
+
+
+@pytest.mark.parametrize("columns", [200, 90, 20])
+@pytest.mark.parametrize("by", ["model", "tool"])
+def test_a_terminal_cuts_names_and_titles_but_no_number(
+    by: str, columns: int, environment: dict[str, str], session_id: SessionId, database_url: str
+) -> None:
+    async def store() -> None:
+        async with Database(database_url) as database:
+            service = ChatService(database)
+            user_id = await new_user(service, "ada")
+            counts = dict.fromkeys(Usage.model_fields, 1_234_567)
+            message = NewMessage(role="assistant", content="yes", model="a-model-with-a-name", usage=Usage(**counts))
+            await service.add_message(user_id, session_id, message)
+            await service.add_tool_usage(user_id, session_id, done("a-tool", duration_ms=1_234_567))
+
+    asyncio.run(store())
+    terminal = {**environment, "FORCE_COLOR": "1", "COLUMNS": str(columns)}
+    lines = [line.rstrip() for line in click.unstyle(run(terminal, "usage", "--by", by)).splitlines()]
+    [row] = [line for line in lines if line.startswith("a-model-wit" if by == "model" else "a-tool")]
+    assert row.count("1,234,567") == (5 if by == "model" else 3)
+    assert row.startswith(("a-model-with-a-name ", "a-tool ") if columns == 200 else ("a-model-wit", "a-tool "))
+    assert len(row) <= columns or columns == 20, "a terminal that is narrower than the numbers breaks the lines itself"
 
 
 @pytest.mark.parametrize("by", ["model", "tool"])
