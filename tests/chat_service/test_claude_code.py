@@ -412,7 +412,7 @@ ODD_TEXTS = st.sampled_from(
 FIELDS = st.one_of(
     st.sampled_from(["type", "message", "content", "uuid", "timestamp", "sessionId", "cwd", "isMeta", "summary"]),
     st.sampled_from(["text", "thinking", "id", "name", "input", "tool_use_id", "is_error", "source", "data", "url"]),
-    st.sampled_from(["usage", "input_tokens", "model"]),
+    st.sampled_from(["usage", "input_tokens", "cache_read_input_tokens", "output_tokens_details", "model"]),
 )
 ODD_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | ODD_TEXTS | st.text(max_size=3),
