@@ -1,8 +1,9 @@
 """The history: messages and tool usage of a session, merged in the order in which they happened.
 
 Explicit queries, three whatever the length: the session, its messages in the window, its tool usage in the window.
-Since seq is dense, a window of so many entries is a range of seq, and no row is read that is not shown. A tool call
-and its result are one entry, so no window can separate them. A fork's window is read through its lineage where it
+Since seq is dense, a window of so many entries is a range of seq, and no row is read that is not shown; nor is tool
+usage looked for where the messages are as many as the numbers. A tool call and its result are one entry, so no window
+can separate them. A fork's window is read through its lineage where it
 begins before the fork point, in as many statements.
 """
 
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, bindparam, func
 from typing_extensions import TypedDict
 
-from chat_service.lineage import read_entries, window_of
+from chat_service.lineage import in_order, is_whole, read_entries, window_of
 from chat_service.messages import (
     INHERITED_MESSAGE_COLUMNS,
     MESSAGE_COLUMNS,
@@ -75,15 +76,17 @@ def get_history(
 def get_range(
     connection: Connection, user_id: UserId, session_id: SessionId, timeline: Timeline, low: int, high: int
 ) -> list[MessageDict | ToolUsageDict]:
-    """Return the entries after seq `low` up to seq `high`, oldest first, in two statements.
+    """Return the entries after seq `low` up to seq `high`, oldest first: in one statement where all are messages.
 
-    One more puts the images and documents back that results hold, where there are any.
+    Else in two, and one more puts the images and documents back that results hold, where there are any.
     """
     parameters: dict[str, Any] = {"user_id": user_id, "session_id": session_id, "low": low, "high": high}
     said = read_entries(connection, MessageDict, _MESSAGES, timeline, parameters)
+    if is_whole(said, low, high):
+        return [*said]
     done = read_entries(connection, ToolUsageDict, _TOOL_USAGES, timeline, parameters)
     put_back(connection, timeline, done)
-    return sorted([*said, *done], key=_seq)
+    return in_order(said, done)
 
 
 def get_preview(
@@ -176,8 +179,3 @@ def _place(
         "after_seq": high,
     }
     return window, timeline
-
-
-def _seq(entry: Any) -> int:
-    seq: int = entry["seq"]
-    return seq

@@ -10,7 +10,8 @@ An inherited entry is the parent's: its `session_id` and `id` are those of the s
 in all. A session that is being deleted is not named any more; what a fork still reads through it, it shows as its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -24,7 +25,6 @@ from sqlalchemy import (
     case,
     func,
     literal,
-    null,
     select,
 )
 
@@ -41,8 +41,10 @@ LOW = bindparam("low", type_=BigInteger)
 HIGH = bindparam("high", type_=BigInteger)
 PAGE_SIZE = bindparam("page_size", type_=BigInteger)
 SESSION_KEY = bindparam("session_key", type_=BigInteger)
-NAMED_LATER = null()
-"""A column that `name_entries` sets."""
+GIVEN = ("id", "session_id", "user_id")
+"""What is not read of a session's own entries: the same in all, or made of the rest (`naming`, `name_entries`)."""
+GIVEN_TO_INHERITED = ("id", "user_id")
+"""The same of what a fork inherits: each entry says which session has it."""
 
 
 def _lesser(one: Any, other: Any) -> ColumnElement[int]:
@@ -158,16 +160,32 @@ def read_entries(
     """Run the statement that the window of these parameters needs, and return its rows as dicts."""
     window = parameters | {"session_key": timeline.session_key}
     is_own = parameters["low"] >= timeline.inherited
-    entries = all_rows(connection, shape, statements.own if is_own else statements.through, window)
-    if "id" in shape.__annotations__:
-        name_entries(entries, parameters["user_id"], parameters["session_id"] if is_own else None)
+    statement = statements.own if is_own else statements.through
+    if "id" not in shape.__annotations__:
+        return all_rows(connection, shape, statement, window)
+    given = naming(parameters["user_id"], parameters["session_id"] if is_own else None)
+    entries = all_rows(connection, shape, statement, window, given)
+    name_entries(entries)
     return entries
 
 
-def name_entries(entries: Sequence[Any], user_id: UserId, session_id: SessionId | None = None) -> None:
-    """Set what of entries is the same in all or made of the rest, and so not read: user, session if given, and id."""
+def is_whole(entries: Sequence[Any], low: int, high: int) -> bool:
+    """Tell whether entries of one kind are all that there is in a window: seq leaves no number out."""
+    return len(entries) == high - low
+
+
+def in_order(said: Iterable[Any], done: Iterable[Any]) -> list[Any]:
+    """Return messages and tool usage of a window, oldest first."""
+    return sorted([*said, *done], key=itemgetter("seq"))
+
+
+def naming(user_id: UserId, session_id: SessionId | None = None) -> dict[str, str]:
+    """Return what entries get beside their columns: the user, the session if it is not read, and room for the id."""
+    same = {"id": "", "user_id": user_id}
+    return same if session_id is None else {**same, "session_id": session_id}
+
+
+def name_entries(entries: Iterable[Any]) -> None:
+    """Set the id of entries, which is made of session and seq."""
     for entry in entries:
-        entry["user_id"] = user_id
-        if session_id is not None:
-            entry["session_id"] = session_id
         entry["id"] = entry_id(entry["session_id"], entry["seq"])

@@ -9,13 +9,15 @@ from typing_extensions import TypedDict
 
 from chat_service.events import Event
 from chat_service.lineage import (
+    GIVEN,
+    GIVEN_TO_INHERITED,
     LINEAGE,
-    NAMED_LATER,
     PAGE_SIZE,
     Statements,
     inherited,
     last_inherited,
     name_entries,
+    naming,
     read_entries,
     within,
 )
@@ -40,17 +42,14 @@ class _Seq(TypedDict):
 MESSAGE_COLUMNS = columns(
     MessageDict,
     messages,
-    id=NAMED_LATER,
-    session_id=NAMED_LATER,
-    user_id=NAMED_LATER,
+    GIVEN,
     message_type=messages.c.role,
 )
 INHERITED_MESSAGE_COLUMNS = columns(
     MessageDict,
     messages,
-    id=NAMED_LATER,
+    GIVEN_TO_INHERITED,
     session_id=LINEAGE.c.session_id,
-    user_id=NAMED_LATER,
     message_type=messages.c.role,
 )
 _BY_SEQ = (
@@ -267,8 +266,8 @@ class _Appending:
 
 def _stored(connection: Connection, user_id: UserId, session_id: SessionId, seqs: Sequence[int]) -> list[MessageDict]:
     parameters = check_ids(user_id, session_id) | {"seqs": seqs}
-    found = all_rows(connection, MessageDict, _BY_SEQ, parameters)
-    name_entries(found, user_id, session_id)
+    found = all_rows(connection, MessageDict, _BY_SEQ, parameters, naming(user_id, session_id))
+    name_entries(found)
     by_seq = {message["seq"]: message for message in found}
     return [by_seq[seq] for seq in seqs]
 

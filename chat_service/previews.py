@@ -13,7 +13,9 @@ from chat_service.lineage import (
     LINEAGE,
     SESSION_KEY,
     Statements,
+    in_order,
     inherited,
+    is_whole,
     known_here,
     read_entries,
     window_of,
@@ -166,8 +168,9 @@ def read_previews(
     """Return the beginnings of the entries after `low` up to `high`, in order."""
     window = {"content_limit": content_limit, "low": low, "high": high}
     said = read_entries(connection, MessagePreviewDict, _MESSAGES, timeline, window)
-    done = read_entries(connection, ToolUsagePreviewDict, _TOOL_USAGES, timeline, window)
-    return sorted([*said, *done], key=_seq)
+    if is_whole(said, low, high):
+        return [*said]
+    return in_order(said, read_entries(connection, ToolUsagePreviewDict, _TOOL_USAGES, timeline, window))
 
 
 def read_asked_later(
@@ -212,8 +215,3 @@ def read_newest_forms(
         parameters |= {"low": 0, "high": END}
     query = _INHERITED_CORRECTIONS if timeline.inherited else _CORRECTIONS
     return {form["corrects_seq"]: form for form in all_rows(connection, CorrectionDict, query, parameters)}
-
-
-def _seq(entry: Any) -> int:
-    seq: int = entry["seq"]
-    return seq

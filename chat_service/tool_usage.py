@@ -8,13 +8,15 @@ from typing_extensions import TypedDict
 from chat_service import blobs, tool_payloads
 from chat_service.events import Event
 from chat_service.lineage import (
+    GIVEN,
+    GIVEN_TO_INHERITED,
     LINEAGE,
-    NAMED_LATER,
     Statements,
     inherited,
     known_here,
     last_inherited,
     name_entries,
+    naming,
     read_entries,
     within,
 )
@@ -34,19 +36,12 @@ from models.rows import all_rows, columns, page_rows
 from models.shapes import ToolUsageDict, ToolUsagePageDict
 from models.tables import chat_sessions, tool_call_references, tool_usages
 
-TOOL_USAGE_COLUMNS = columns(
-    ToolUsageDict,
-    tool_usages,
-    id=NAMED_LATER,
-    session_id=NAMED_LATER,
-    user_id=NAMED_LATER,
-)
+TOOL_USAGE_COLUMNS = columns(ToolUsageDict, tool_usages, GIVEN)
 INHERITED_TOOL_USAGE_COLUMNS = columns(
     ToolUsageDict,
     tool_usages,
-    id=NAMED_LATER,
+    GIVEN_TO_INHERITED,
     session_id=LINEAGE.c.session_id,
-    user_id=NAMED_LATER,
     message_seq=known_here(tool_usages.c.message_seq),
 )
 _BY_SEQ = (
@@ -60,7 +55,7 @@ class _AskedBy(TypedDict):
     message_seq: int | None
 
 
-_asking = select(func.max(tool_call_references.c.message_seq)).where(
+_asking = select(func.max(tool_call_references.c.message_seq).label("message_seq")).where(
     tool_call_references.c.tool_call_id == bindparam("tool_call_id")
 )
 _ASKED_BY = Statements(
@@ -212,13 +207,7 @@ def list_tool_usage(
         check_user_id(user_id)
         parameters: dict[str, Any] = {"user_id": user_id}
         newest = tool_usages.c.key
-        shape = columns(
-            ToolUsageDict,
-            tool_usages,
-            id=NAMED_LATER,
-            session_id=chat_sessions.c.id,
-            user_id=NAMED_LATER,
-        )
+        shape = columns(ToolUsageDict, tool_usages, GIVEN_TO_INHERITED, session_id=chat_sessions.c.id)
         page = select(newest, *shape).join(chat_sessions, chat_sessions.c.key == tool_usages.c.session_key)
         page = page.where(chat_sessions.c.user_key == USER_KEY, *_equal(filters))
         if before is not None:
@@ -233,10 +222,11 @@ def list_tool_usage(
             if timeline.inherited
             else select(newest, *TOOL_USAGE_COLUMNS).where(within(tool_usages), *_equal(filters))
         )
-    records, last = page_rows(connection, ToolUsageDict, page.order_by(newest.desc()), limit, parameters)
+    given = naming(user_id, None if timeline is None or timeline.inherited else session_id)
+    records, last = page_rows(connection, ToolUsageDict, page.order_by(newest.desc()), limit, parameters, given)
     if not records and session_id is None:
         get_user_key(connection, user_id)
-    name_entries(records, user_id, None if timeline is None or timeline.inherited else session_id)
+    name_entries(records)
     with_payloads: dict[SessionId, list[ToolUsageDict]] = {}
     for record in records:
         if tool_payloads.digests_of(record["result"]):
@@ -255,8 +245,9 @@ def _equal(filters: dict[str, str]) -> list[ColumnElement[bool]]:
 
 
 def _stored(connection: Connection, user_id: UserId, session_id: SessionId, seq: int) -> ToolUsageDict:
-    found = all_rows(connection, ToolUsageDict, _BY_SEQ, check_ids(user_id, session_id) | {"seq": seq})
-    name_entries(found, user_id, session_id)
+    parameters = check_ids(user_id, session_id) | {"seq": seq}
+    found = all_rows(connection, ToolUsageDict, _BY_SEQ, parameters, naming(user_id, session_id))
+    name_entries(found)
     if tool_payloads.digests_of(found[0]["result"]):
         tool_payloads.put_back(connection, get_timeline(connection, user_id, session_id), found)
     return found[0]

@@ -72,6 +72,7 @@ def to_microseconds(timestamp: str) -> int:
     return (datetime.fromisoformat(timestamp) - _EPOCH) // timedelta(microseconds=1)
 
 
+@lru_cache(maxsize=4096)
 def from_microseconds(microseconds: int) -> str:
     """Write microseconds since 1970 as an RFC 3339 time."""
     seconds, rest = divmod(microseconds, 1_000_000)

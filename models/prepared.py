@@ -8,9 +8,11 @@ the next, so it is asked for once (docs/decisions/prepared-statements.md).
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ClauseElement, ColumnElement, Connection, Dialect, Table, bindparam, insert
+from sqlalchemy import ClauseElement, Connection, Dialect, Table, bindparam, insert
 
-_Convert = Callable[[Any], Any]
+from models.row_maker import Convert, row_maker
+
+_Make = Callable[..., list[Any]]
 
 
 class Prepared:
@@ -24,8 +26,10 @@ class Prepared:
         self._sql = ""
         self._names: list[str] = []
         self._constants: dict[str, Any] = {}
-        self._in: list[tuple[int, _Convert]] = []
-        self._out: list[tuple[int, _Convert]] = []
+        self._columns: tuple[str, ...] = ()
+        self._in: tuple[tuple[int, Convert], ...] = ()
+        self._out: tuple[tuple[int, Convert], ...] = ()
+        self._makers: dict[type[Any], _Make] = {}
 
     def rows(self, connection: Connection, parameters: Mapping[str, Any]) -> list[list[Any]]:
         """Run it and return its rows."""
@@ -37,16 +41,21 @@ class Prepared:
                     row[index] = convert(row[index])
         return rows
 
-    def dicts(self, connection: Connection, names: Sequence[str], parameters: Mapping[str, Any]) -> list[Any]:
-        """Run it and return its rows as dicts of these names."""
+    def dicts(
+        self, connection: Connection, shape: type[Any], parameters: Mapping[str, Any], given: Mapping[str, Any]
+    ) -> list[Any]:
+        """Run it and return its rows as dicts of a shape; what the shape has beside the columns is given."""
         raw = self._ready(connection)
-        found = [dict(zip(names, row, strict=True)) for row in raw.execute(self._sql, self._values(parameters))]
-        for index, convert in self._out:
-            name = names[index]
-            for row in found:
-                if row[name] is not None:
-                    row[name] = convert(row[name])
-        return found
+        rows = raw.execute(self._sql, self._values(parameters)).fetchall()
+        return self._maker(shape)(rows, **given) if rows else []
+
+    def first_after(
+        self, connection: Connection, shape: type[Any], parameters: Mapping[str, Any], before: int
+    ) -> tuple[Sequence[Any], Any] | None:
+        """Run it and return the first columns, so many, of the first row as they are stored, and its dict; or None."""
+        raw = self._ready(connection)
+        rows = raw.execute(self._sql, self._values(parameters)).fetchall()
+        return (rows[0][:before], self._maker(shape)(rows[:1])[0]) if rows else None
 
     def first(self, connection: Connection, parameters: Mapping[str, Any]) -> list[Any] | None:
         """Run it and return the first row, or None."""
@@ -66,6 +75,12 @@ class Prepared:
             self._compile(connection.dialect)
         return connection.connection.dbapi_connection
 
+    def _maker(self, shape: type[Any]) -> _Make:
+        make = self._makers.get(shape)
+        if make is None:
+            make = self._makers[shape] = row_maker(tuple(shape.__annotations__), self._columns, self._out)
+        return make
+
     def _values(self, parameters: Mapping[str, Any]) -> Sequence[Any]:
         given = {**self._constants, **parameters} if self._constants else parameters
         values = [given[name] for name in self._names]
@@ -80,8 +95,10 @@ class Prepared:
         self._constants = {name: each.value for name, each in compiled.binds.items() if not each.required}
         types = [compiled.binds[name].type for name in self._names]
         self._in = _conversions(each.dialect_impl(dialect).bind_processor(dialect) for each in types)
-        selected: Iterable[ColumnElement[Any]] = getattr(self._statement, "exported_columns", ())
-        self._out = _conversions(each.type.dialect_impl(dialect).result_processor(dialect, None) for each in selected)
+        selected: Any = getattr(self._statement, "exported_columns", {})
+        self._columns = tuple(selected.keys())
+        processors = (each.type.dialect_impl(dialect).result_processor(dialect, None) for each in selected)
+        self._out = _conversions(processors)
         # Last: another reader's thread may be looking.
         self._sql = str(compiled)
 
@@ -107,5 +124,5 @@ class PreparedInsert:
         statement.run(connection, *rows)
 
 
-def _conversions(processors: Iterable[_Convert | None]) -> list[tuple[int, _Convert]]:
-    return [(index, convert) for index, convert in enumerate(processors) if convert is not None]
+def _conversions(processors: Iterable[Convert | None]) -> tuple[tuple[int, Convert], ...]:
+    return tuple((index, convert) for index, convert in enumerate(processors) if convert is not None)

@@ -10,9 +10,9 @@ from models.ids import SessionId
 from models.inputs import Seq
 from models.shapes import MessagePreviewDict, ToolUsagePreviewDict
 from server.record import Caller
-from server.results import Reply, fits
+from server.results import Reply, take_fitting
 from server.tools.arguments import SessionIdArgument
-from server.tools.history import SHORTEST, HistoryEntry, concise, cut, line_of
+from server.tools.history import SHORTEST, HistoryEntry, show_concise
 
 MAX_ENTRIES = 500
 
@@ -43,15 +43,14 @@ async def get_history_page(
         content_limit=min(max(16_000 // count, 160), 2_000),
     )
     found = preview["entries"] if preview["older"] == first_seq - 1 else []
-    entries = [concise(entry) for entry in found]
-    texts = [line_of(entry) for entry in entries]
-    shown = entries[: fits(texts, entries)] or [cut(entry, SHORTEST) for entry in entries[:1]]
+    fitting = take_fitting(map(show_concise, found)) or [show_concise(entry, SHORTEST) for entry in found[:1]]
+    shown = [each.fields for each in fitting]
     page: dict[str, Any] = {"session_id": session_id, "entries": shown}
     next_seq = first_seq + len(shown)
     if next_seq <= last_seq:
         page["next_seq"] = next_seq
     is_final = len(found) == count and all(map(_is_settled, found))
-    return Reply(page, ("\n".join(map(line_of, shown)),), is_final)
+    return Reply(page, ("\n".join(each.text for each in fitting),), is_final)
 
 
 def _is_settled(entry: MessagePreviewDict | ToolUsagePreviewDict) -> bool:

@@ -5,9 +5,9 @@ null is left out of both. Results are bounded: what does not fit is counted, and
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pydantic_core
 
@@ -33,6 +33,14 @@ class Reply(Generic[Shape]):
     texts: tuple[str, ...]
     is_final: bool = False
     is_error: bool = False
+
+
+class Shown(NamedTuple):
+    """An item of a result: its fields, the same as text, and how many characters the fields have as JSON."""
+
+    fields: dict[str, Any]
+    text: str
+    json_length: int
 
 
 def reply(structured: Mapping[str, Any], *texts: str) -> Reply[Any]:
@@ -73,16 +81,24 @@ def bounded(make: Callable[[int], Reply[Any]], longest: int) -> Reply[Any]:
         longest //= 2
 
 
-def fits(texts: Sequence[str], structured: Sequence[Any], room: int = MAX_CHARACTERS - 2_000) -> int:
-    """Return how many of these items fit into one result, counted from the first, both as text and as JSON."""
+def take_fitting(items: Iterable[Shown], room: int = MAX_CHARACTERS - 2_000) -> list[Shown]:
+    """Take as many items as fit into one result both as text and as JSON, and look at no more than one beyond them."""
+    fitting: list[Shown] = []
     as_text = as_json = 0
-    for index, (text, each) in enumerate(zip(texts, structured, strict=True)):
-        as_text += len(text) + 1
-        # Twice as fast as the standard library's, and equal but for how some floats are written.
-        as_json += len(pydantic_core.to_json(each).decode()) + 1
-        if max(as_text, as_json) > room:
-            return index
-    return len(texts)
+    for item in items:
+        as_text += len(item.text) + 1
+        as_json += item.json_length + 1
+        if as_text > room or as_json > room:
+            break
+        fitting.append(item)
+    return fitting
+
+
+def json_length(fields: Mapping[str, Any]) -> int:
+    """Return how many characters fields have as JSON."""
+    # Twice as fast as the standard library's, and equal but for how some floats are written.
+    written = pydantic_core.to_json(fields)
+    return len(written) if written.isascii() else len(written.decode())
 
 
 def to_value(value: Any) -> str:

@@ -1,6 +1,7 @@
 """The benchmarks: what they compare is the same work, and what they tell follows from what was timed."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from benchmarks.append import append_to
 from benchmarks.by_hand import by_hand
 from benchmarks.databases import LENGTH, SHORT, Databases, text_of
 from benchmarks.measure import Call, Rate, Timings, in_turn
+from benchmarks.peers.speed import index_size
 from benchmarks.report import Column, Table
 from benchmarks.scale import SMALL
 from benchmarks.targets import TARGETS, held_against
@@ -62,6 +64,17 @@ def test_tables_are_the_same_for_a_terminal_and_a_page() -> None:
         ["none", "–", "–"],
     ]
     assert table.to_markdown().splitlines()[-2:] == ["| by hand | 1,234 | 1.00 |", "| none | – | – |"]
+
+
+async def test_the_index_is_weighed_whatever_the_name_of_the_file(tmp_path: Path) -> None:
+    place = Databases(tmp_path, SMALL).small("tests")
+    async with Database(place.url) as database:
+        assert await database.index()
+    store = tmp_path / "store"
+    shutil.copyfile(place.path, store)
+    assert 0 < index_size(store) == index_size(place.path) < store.stat().st_size // 2
+    store.write_text("{}\n")
+    assert index_size(store) == 0
 
 
 async def test_the_databases_of_benchmarks_are_what_the_service_itself_would_have_written(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ _TASKS = 16
 _JUDGED = 1_000
 _SECONDS_TO_END = 60
 _ONE_AT_A_TIME = ("langgraph",)
+_SQLITE = b"SQLite format 3\0"
 
 
 class Pacer:
@@ -118,7 +119,7 @@ class Pacer:
 
     @property
     def bytes_a_message(self) -> float:
-        """What a message takes on disk."""
+        """What a message takes on disk: by how much the files have grown, ÷ the messages."""
         return self._bytes / self.appended
 
     async def _order(self, **order: Any) -> Any:
@@ -128,13 +129,14 @@ class Pacer:
 
     def _size(self) -> int:
         kept = [path for path in self._folder.iterdir() if not path.name.endswith("-shm")]
-        return sum(path.stat().st_size for path in kept) - sum(map(_index_size, kept))
+        return sum(path.stat().st_size for path in kept) - sum(map(index_size, kept))
 
 
-def _index_size(path: Path) -> int:
-    """Return the bytes of our full-text index in a file; another store has none."""
-    if path.suffix != ".db":
-        return 0
+def index_size(path: Path) -> int:
+    """Return the bytes of our full-text index in a file, whatever its name; another store has none."""
+    with path.open("rb") as file:
+        if file.read(len(_SQLITE)) != _SQLITE:
+            return 0
     library = choose_library()
     with closing(library.connect(path, isolation_level=None)) as raw:
         names = raw.execute("SELECT name FROM sqlite_schema WHERE sql GLOB 'CREATE VIRTUAL TABLE*fts5*'").fetchall()

@@ -1,7 +1,7 @@
 """The tool that reads a session back: concise or detailed windows, and any entry whole, in pieces."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NotRequired, cast
 
 from pydantic import Field
@@ -20,18 +20,21 @@ from models.shapes import (
 )
 from models.text import to_json
 from server.record import Caller
-from server.results import Reply, fits, reply, to_line, to_value, without_nulls
+from server.results import Reply, Shown, json_length, reply, take_fitting, to_line, to_value, without_nulls
 from server.tools.arguments import SessionIdArgument
 
 _PIECE = 16_000
 _LARGEST_PIECE = 18_000
 SHORTEST = 400
 _LINE_END = re.compile("\r\n|[\n\r\v\f\x85\u2028\u2029]")
+_RARE_LINE_ENDS = "\r\v\f\x85\u2028\u2029"
 _DETAILED_AT_MOST = 50
 _LONGEST_DETAIL = 2_500
-_TEXTS = frozenset({"content", "parts", "arguments", "result", "error", "metadata"})
+_TEXTS = ("content", "parts", "arguments", "result", "error", "metadata")
 _SAID = frozenset({"seq", "role", "content", "parts"})
-_LENGTHS = {f"{name}_length": name for name in _TEXTS}
+_CUT_OF_USAGE = ("arguments", "result", "error")
+_NEVER_SHOWN = frozenset({"id", "session_id", "user_id"})
+_SHOWN_AS = {"message_type": "role", "message_metadata": "metadata", "call_metadata": "metadata"}
 
 
 class HistoryEntry(TypedDict):
@@ -172,28 +175,23 @@ def _piece_reply(piece: EntryPieceDict) -> Reply[HistoryReply]:
 
 
 def _concise_reply(preview: HistoryPreviewDict, *, forward: bool) -> Reply[HistoryReply]:
-    entries = [concise(entry) for entry in preview["entries"]]
-    return _window_reply(preview, entries, line_of, forward=forward)
+    return _window_reply(preview, preview["entries"], show_concise, forward=forward)
 
 
 def _detailed_reply(window: HistoryDict, *, forward: bool) -> Reply[HistoryReply]:
-    entries = [_detailed(cast("dict[str, Any]", entry)) for entry in window["entries"]]
-    return _window_reply(window, entries, to_json, forward=forward)
+    return _window_reply(window, window["entries"], _show_detailed, forward=forward)
 
 
 def _window_reply(
-    window: WindowDict, entries: list[dict[str, Any]], to_text: Callable[[dict[str, Any]], str], *, forward: bool
+    window: WindowDict, entries: Sequence[Any], show: Callable[..., Shown], *, forward: bool
 ) -> Reply[HistoryReply]:
     # What does not fit is dropped at the far end of the way that is read, so that reading on finds it.
-    nearest_first = entries if forward else entries[::-1]
-    texts = [to_text(entry) for entry in nearest_first]
-    count = fits(texts, nearest_first)
-    if entries and count == 0:
-        count, nearest_first = 1, [cut(nearest_first[0], SHORTEST)]
-        texts = [to_text(nearest_first[0])]
-    left_out = len(entries) - count
-    order = slice(count) if forward else slice(count - 1, None, -1) if count else slice(0)
-    shown = nearest_first[order]
+    fitting = take_fitting(map(show, entries if forward else reversed(entries)))
+    if entries and not fitting:
+        fitting = [show(entries[0 if forward else -1], SHORTEST)]
+    if not forward:
+        fitting.reverse()
+    left_out = len(entries) - len(fitting)
     older = window["older"] + (0 if forward else left_out)
     newer = window["newer"] + (left_out if forward else 0)
     session = window["session"]
@@ -208,58 +206,88 @@ def _window_reply(
         "before_seq": older + 1 if older else None,
         "after_seq": session["last_seq"] - newer,
     }
-    return reply({**heading, "entries": shown}, "\n".join([to_line(heading), *texts[order]]))
+    shown = [each.fields for each in fitting]
+    return reply({**heading, "entries": shown}, "\n".join([to_line(heading), *(each.text for each in fitting)]))
 
 
-def concise(entry: MessagePreviewDict | ToolUsagePreviewDict) -> dict[str, Any]:
-    """Return the beginning of an entry as tools show it; a length is told only where the text is cut."""
+def show_concise(entry: MessagePreviewDict | ToolUsagePreviewDict, longest: int | None = None) -> Shown:
+    """Return the beginning of an entry, no text of it longer than asked for."""
+    fields = _concise_message(cast("MessagePreviewDict", entry)) if "message_type" in entry else _concise_usage(entry)
+    if longest is not None:
+        fields = _cut(fields, longest)
+    return Shown(fields, _line_of(fields), json_length(fields))
+
+
+def _show_detailed(entry: dict[str, Any], longest: int = _LONGEST_DETAIL) -> Shown:
+    fields = {
+        _SHOWN_AS.get(name, name): value
+        for name, value in entry.items()
+        if value is not None and name not in _NEVER_SHOWN
+    }
+    text = to_json(fields)
+    if len(text) > longest:
+        fields = _cut(fields, longest)
+        text = to_json(fields)
+    return Shown(fields, text, len(text))
+
+
+def _concise_usage(entry: ToolUsagePreviewDict) -> dict[str, Any]:
     fields = without_nulls(entry)
-    for length in _LENGTHS.keys() & fields.keys():
-        # The length is told only where the text is cut.
-        if fields[length] == len(fields[_LENGTHS[length]]):
-            del fields[length]
-    if "message_type" in fields:
-        fields = {"seq": fields.pop("seq"), "role": fields.pop("message_type"), **fields}
-        if fields["kind"] == "message":
-            del fields["kind"]
+    for name in _CUT_OF_USAGE:
+        if name in fields and len(fields[name]) == fields[f"{name}_length"]:
+            del fields[f"{name}_length"]
     return fields
 
 
-def line_of(entry: dict[str, Any]) -> str:
+def _concise_message(entry: MessagePreviewDict) -> dict[str, Any]:
+    # Field by field, since most fields of most messages are null. A length is told only where the text is cut.
+    content, parts = entry["content"], entry["parts"]
+    fields: dict[str, Any] = {"seq": entry["seq"], "role": entry["message_type"]}
+    if entry["kind"] != "message":
+        fields["kind"] = entry["kind"]
+    fields["content"] = content
+    if entry["content_length"] != len(content):
+        fields["content_length"] = entry["content_length"]
+    if parts is not None:
+        fields["parts"] = parts
+        if entry["parts_length"] != len(parts):
+            fields["parts_length"] = entry["parts_length"]
+    if entry["replaces_seq"] is not None:
+        fields["replaces_seq"] = entry["replaces_seq"]
+    return fields
+
+
+def _line_of(entry: dict[str, Any]) -> str:
     """Write an entry as text, indented so that no line of it can pass for the beginning of another."""
     seq = entry["seq"]
     if "role" in entry:
-        # Indented, so that no line of stored text can pass for the beginning of an entry.
-        content: str = entry["content"]
-        if not content.isprintable():
-            content = _LINE_END.sub(r"\g<0>    ", content)
         parts = f" {entry['parts']}" if "parts" in entry else ""
-        rest = {name: value for name, value in entry.items() if name not in _SAID}
-        return f"[{seq}] {entry['role']}: {content}{parts}{_marks(rest)}"
+        return f"[{seq}] {entry['role']}: {_indented(entry['content'])}{parts}{_marks(entry, _SAID)}"
     rest = {name: value for name, value in entry.items() if name != "seq"}
     tool_name, arguments, status = to_value(rest.pop("tool_name")), rest.pop("arguments"), rest.pop("status")
     result = rest.pop("result", None)
     return f"[{seq}] tool {tool_name} {arguments} {status}{'' if result is None else f': {result}'}{_marks(rest)}"
 
 
-def _marks(rest: dict[str, Any]) -> str:
-    return f" ({to_line(rest)})" if rest else ""
+def _indented(text: str) -> str:
+    # So that no line of stored text can pass for the beginning of an entry.
+    for line_end in _RARE_LINE_ENDS:
+        if line_end in text:
+            return _LINE_END.sub(r"\g<0>    ", text)
+    return text.replace("\n", "\n    ")
 
 
-def _detailed(entry: dict[str, Any]) -> dict[str, Any]:
-    names = {"message_type": "role", "message_metadata": "metadata", "call_metadata": "metadata"}
-    fields = {
-        names.get(name, name): value
-        for name, value in without_nulls(entry).items()
-        if name not in ("id", "session_id", "user_id")
-    }
-    return cut(fields, _LONGEST_DETAIL)
+def _marks(entry: dict[str, Any], said: frozenset[str] = frozenset()) -> str:
+    marks = [f"{name}={to_value(value)}" for name, value in entry.items() if name not in said]
+    return f" ({' '.join(marks)})" if marks else ""
 
 
-def cut(fields: dict[str, Any], limit: int) -> dict[str, Any]:
+def _cut(fields: dict[str, Any], limit: int) -> dict[str, Any]:
     """Return the fields with no text longer than the limit, and how long it was."""
     shorter = dict(fields)
-    for name in _TEXTS & shorter.keys():
+    for name in _TEXTS:
+        if name not in shorter:
+            continue
         text = shorter[name] if isinstance(shorter[name], str) else to_json(shorter[name])
         if len(text) > limit:
             shorter[name] = text[:limit]

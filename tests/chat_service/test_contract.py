@@ -327,6 +327,29 @@ async def test_reading_takes_a_fixed_number_of_statements_for_10_and_for_10_000_
                 assert len(statements) == expected, (name, entries, statements)
 
 
+async def test_reading_messages_alone_takes_no_statement_for_tool_usage(database_url: str) -> None:
+    async with Database(database_url, readers=1) as database:
+        service = ChatService(database)
+        user_id = await new_user(service)
+        session_id = await new_session(service, user_id)
+        await service.add_messages(user_id, session_id, [said(f"Number {number}") for number in range(1, 31)])
+        await service.add_tool_usage(user_id, session_id, done())
+        fork_id = SessionId((await service.fork_session(user_id, session_id, 30))["id"])
+        statements = await watch_statements(database)
+        reads: list[Callable[..., Awaitable[Any]]] = [service.get_session_history, service.get_session_preview]
+        for read in reads:
+            for of_session, window, expected in (
+                (session_id, {"limit": 10, "before_seq": 31}, 2),
+                (session_id, {"limit": 10, "after_seq": 5}, 2),
+                (session_id, {"limit": 10}, 3),
+                (fork_id, {"limit": 10}, 2),
+            ):
+                statements.clear()
+                answer = await read(user_id, of_session, **window)
+                assert len(answer["entries"]) == 10
+                assert len(statements) == expected, (of_session == fork_id, window, statements)
+
+
 async def test_listing_takes_a_fixed_number_of_statements_for_any_number_of_sessions(database_url: str) -> None:
     async with Database(database_url, readers=1) as database:
         service = ChatService(database)
