@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from chat_service import blobs, import_sessions, messages, source_records, tool_usage
+from chat_service import appends, blobs, import_sessions, messages, source_records, tool_usage
 from chat_service.import_sessions import ImportSession, Origin
 from chat_service.timeline import appended_keys
 from chat_service.tombstones import DELETED_HERE
@@ -330,7 +330,7 @@ class _Appending:
     def _flush(self) -> None:
         if not self._pending:
             return
-        stored = messages.add(self._work, self._user_id, self._session.id, self._pending)
+        stored = appends.add(self._work, self._user_id, self._session.id, self._pending)
         for message, row in zip(self._pending, stored, strict=True):
             blobs.refer(self._work, self._session.key, row["seq"], message.parts or ())
             if message.idempotency_key is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import and_, bindparam, delete, insert, select, update
 
-from chat_service import messages, sessions, tool_usage
+from chat_service import appends, sessions, tool_usage
 from chat_service.sessions import ACTING_USER, digest_of
 from chat_service.users import USER_KEY, check_user_id, get_user_key
 from chat_service.work import Work
@@ -75,7 +75,7 @@ def begin(work: Work, user_id: UserId, new_run: NewRun, lease: Lease) -> RunDict
     session_key = sessions.get_timeline(work.connection, user_id, session_id).session_key
     if work.connection.execute(_AT_WORK, {"session_key": session_key, "now": work.now}).first() is not None:
         raise Conflict("Another answer is being written in this session: wait for it, then ask.")
-    (message,) = messages.add(work, user_id, session_id, [new_run.message])
+    (message,) = appends.add(work, user_id, session_id, [new_run.message])
     # One of this key may be left of a session that is being deleted.
     work.connection.execute(_FORGET, {"user_id": user_id, "idempotency_key": new_run.idempotency_key})
     run_id = RunId(new_id())
@@ -107,7 +107,7 @@ def add_message(
 ) -> MessageDict:
     """Append a message that asks for calls, and note them; raises Conflict where the lease is not held any more."""
     run = _get(work, user_id, run_id)
-    (stored,) = messages.add(work, user_id, SessionId(run["session_id"]), [message])
+    (stored,) = appends.add(work, user_id, SessionId(run["session_id"]), [message])
     noted = {"message_seq": stored["seq"], "calls": [call.model_dump() for call in calls]}
     _change(work, user_id, run_id, lease, {"calls": noted})
     return stored
@@ -127,7 +127,7 @@ def end(
     _change(work, user_id, run_id, lease, {})
     _close_calls(work, user_id, run)
     if new_messages:
-        stored = messages.add(work, user_id, SessionId(run["session_id"]), new_messages)
+        stored = appends.add(work, user_id, SessionId(run["session_id"]), new_messages)
         if result is not None:
             result = {**result, "answer_seq": stored[0]["seq"]}
     _change(work, user_id, run_id, lease, {"state": state, "result": result})

@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection
 
 from chat_service import (
+    appends,
     audit,
     context,
     deletions,
@@ -428,11 +429,11 @@ class ChatService:
         self, connection: Connection, given: Sequence[tuple[UserId, SessionId, Sequence[NewMessage], int | None]]
     ) -> list[tuple[list[MessageDict], list[Event]] | ChatError]:
         now = self._clock()
-        appends = [messages.Append(Work(connection, now, self._limits), *each) for each in given]
-        outcomes = messages.add_together(connection, appends)
+        wanted = [appends.Append(Work(connection, now, self._limits), *each) for each in given]
+        outcomes = appends.add_together(connection, wanted)
         return [
             outcome if isinstance(outcome, ChatError) else (outcome, append.work.events)
-            for append, outcome in zip(appends, outcomes, strict=True)
+            for append, outcome in zip(wanted, outcomes, strict=True)
         ]
 
     async def _clean_index(self) -> None:

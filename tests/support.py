@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Table, func, insert, select, update
 
-from chat_service import messages, tool_usage
+from chat_service import appends, tool_usage
 from chat_service.events import Event
 from chat_service.service import ChatService
 from chat_service.work import Work
@@ -95,7 +95,7 @@ async def fill(service: ChatService, user_id: UserId, session_id: SessionId, ent
             if number % 2:
                 tool_usage.add(work, user_id, session_id, done(arguments={"number": number}))
             else:
-                messages.add(work, user_id, session_id, [said(f"number {number}")])
+                appends.add(work, user_id, session_id, [said(f"number {number}")])
 
     await service.transaction(append)
 

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from chat_service import blobs, source_records, tombstones
+from chat_service.appends import refer_to_calls
 from chat_service.archive.lines import (
     ArchiveLine,
     BlobLine,
@@ -26,7 +27,6 @@ from chat_service.archive.lines import (
 )
 from chat_service.archive.write import stored_lines
 from chat_service.events import Event
-from chat_service.messages import refer_to_calls
 from chat_service.sessions import check_ids
 from chat_service.tool_payloads import digests_of
 from chat_service.users import USER_KEY, get_user_key

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat_service import messages, sessions, tool_usage
+from chat_service import appends, messages, sessions, tool_usage
 from chat_service.provider_shapes import RENDERERS
 from chat_service.tokens import estimate_tokens
 from chat_service.work import Work
@@ -71,7 +71,7 @@ def append(work: Work, at: Serving, history: list[dict[str, Any]]) -> SessionId:
             else:
                 kind = "replacement" if "replaces_seq" in entry else entry["kind"]
                 message = NewMessage.model_validate({**entry, "kind": kind, "parts": entry["parts"] or None})
-                messages.add(work, at.user_id, session_id, [message])
+                appends.add(work, at.user_id, session_id, [message])
         except (ValueError, ChatError):
             continue
     return session_id

@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 from sqlalchemy import Connection
 
-from chat_service import messages, sessions
+from chat_service import appends, sessions
 from chat_service.service import ChatService
 from chat_service.work import Work
 from models import tables
@@ -153,7 +153,7 @@ def _full_tool_usage() -> Any:
 def _create_and_append(world: World) -> Callable[[Work], SessionDict]:
     def create_and_append(work: Work) -> SessionDict:
         session_id = SessionId(sessions.create(work, world.user_id, NewSession(title="Both"))["id"])
-        messages.add(work, world.user_id, session_id, [said()])
+        appends.add(work, world.user_id, session_id, [said()])
         return sessions.get_session(work.connection, world.user_id, session_id)
 
     return create_and_append

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from chat_service import deletions, doctor, messages, sessions
+from chat_service import appends, deletions, doctor, sessions
 from chat_service.events import Event
 from chat_service.service import ChatService
 from models.database import Database
@@ -430,7 +430,7 @@ async def test_many_small_sessions_of_a_user_are_removed_in_steps(
     def create(work: Any) -> None:
         for _ in range(700):
             session_id = SessionId(sessions.create(work, user_id, NewSession())["id"])
-            messages.add(work, user_id, session_id, [said()])
+            appends.add(work, user_id, session_id, [said()])
 
     await service.transaction(create)
     assert (await service.delete_user(user_id))["sessions"] == 700

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat_service import forks, messages, tool_usage
+from chat_service import appends, forks, messages, tool_usage
 from chat_service.events import Event
 from chat_service.service import ChatService
 from chat_service.work import Work
@@ -368,7 +368,7 @@ def test_a_lineage_of_a_thousand_forks_is_read(tmp_path: Path) -> None:
         def lengthen(work: Work) -> SessionId:
             session_id = served.session_id
             for number in range(1_000):
-                messages.add(work, user_id, session_id, [said(str(number))])
+                appends.add(work, user_id, session_id, [said(str(number))])
                 session_id = SessionId(forks.fork_session(work, user_id, session_id)["id"])
             return session_id
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, update
 
-from chat_service import messages, tool_usage
+from chat_service import appends, tool_usage
 from chat_service.search import BLOCK
 from chat_service.service import ChatService
 from chat_service.work import Work
@@ -420,7 +420,7 @@ async def test_an_append_that_is_refused_or_rolled_back_is_not_found(service: Ch
     session_id = await new_session(service, user_id)
 
     def append_and_fail(work: Work) -> None:
-        messages.add(work, user_id, session_id, [said("ghost")])
+        appends.add(work, user_id, session_id, [said("ghost")])
         tool_usage.add(work, user_id, session_id, done("ghost"))
         raise Invalid("no")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chat_service import messages, sessions, tool_usage, users
+from chat_service import appends, sessions, tool_usage, users
 from chat_service.events import Event
 from chat_service.limits import Limits
 from chat_service.service import ChatService
@@ -33,7 +33,7 @@ async def test_several_rooms_share_one_commit_and_one_time(service: ChatService,
 
     def begin_conversation(work: Work) -> tuple[SessionDict, list[MessageDict]]:
         session_id = SessionId(sessions.create(work, user_id, NewSession(title="New"))["id"])
-        added = messages.add(work, user_id, session_id, [said("do it"), asking("call")])
+        added = appends.add(work, user_id, session_id, [said("do it"), asking("call")])
         tool_usage.add(work, user_id, session_id, done(tool_call_id="call"))
         return sessions.get_session(work.connection, user_id, session_id), added
 
@@ -57,7 +57,7 @@ async def test_an_exception_inside_stores_nothing_and_tells_nothing(
 
     def change_ones_mind(work: Work) -> None:
         session_id = SessionId(sessions.create(work, user_id, NewSession())["id"])
-        messages.add(work, user_id, session_id, [said()])
+        appends.add(work, user_id, session_id, [said()])
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -74,8 +74,8 @@ async def test_a_refusal_by_a_later_room_undoes_the_earlier_ones(
 
     def write_to_two(work: Work) -> None:
         session_id = SessionId(sessions.create(work, user_id, NewSession())["id"])
-        messages.add(work, user_id, session_id, [said()])
-        messages.add(work, stranger_id, session_id, [said()])
+        appends.add(work, user_id, session_id, [said()])
+        appends.add(work, stranger_id, session_id, [said()])
 
     with pytest.raises(NotFound):
         await service.transaction(write_to_two)
@@ -91,10 +91,10 @@ async def test_a_refusal_that_the_function_handles_leaves_no_gap_and_tells_nothi
 
     def try_then_do(work: Work) -> None:
         with pytest.raises(Invalid):
-            messages.add(work, user_id, session_id, [said("edit", kind="replacement", replaces_seq=7)])
+            appends.add(work, user_id, session_id, [said("edit", kind="replacement", replaces_seq=7)])
         with pytest.raises(Invalid):
             tool_usage.add(work, user_id, session_id, done(message_seq=7))
-        messages.add(work, user_id, session_id, [said()])
+        appends.add(work, user_id, session_id, [said()])
 
     await service.transaction(try_then_do)
     history = await service.get_session_history(user_id, session_id)
@@ -107,7 +107,7 @@ async def test_transactions_beside_one_another_do_not_mix(service: ChatService, 
     def create(number: int) -> Callable[[Work], SessionDict]:
         def create_and_append(work: Work) -> SessionDict:
             session_id = SessionId(sessions.create(work, user_id, NewSession(title=str(number)))["id"])
-            messages.add(work, user_id, session_id, [said(str(number))] * number)
+            appends.add(work, user_id, session_id, [said(str(number))] * number)
             if number % 2:
                 raise Conflict
             return sessions.get_session(work.connection, user_id, session_id)
@@ -148,7 +148,7 @@ class Held:
 
     async def append(self) -> None:
         def add(work: Work) -> None:
-            messages.add(work, *self._given, [said()])
+            appends.add(work, *self._given, [said()])
             self._loop.call_soon_threadsafe(self.begun.set)
             assert self.let_go.wait(SECONDS), "the append was never let go"
 
@@ -238,9 +238,9 @@ async def test_a_transaction_keeps_to_the_limits_of_the_service(service: ChatSer
     session_id = await new_session(service, user_id)
     large = "x" * (Limits().content + 1)
     with pytest.raises(TooLarge, match="content"):
-        await service.transaction(lambda work: messages.add(work, user_id, session_id, [said(large)]))
+        await service.transaction(lambda work: appends.add(work, user_id, session_id, [said(large)]))
     with pytest.raises(TooLarge, match="result"):
         await service.transaction(lambda work: tool_usage.add(work, user_id, session_id, done(result=large)))
     with pytest.raises(Invalid, match="messages is empty"):
-        await service.transaction(lambda work: messages.add(work, user_id, session_id, []))
+        await service.transaction(lambda work: appends.add(work, user_id, session_id, []))
     assert await last_seq(service, user_id, session_id) == 0

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from chat_service import messages, upkeep
+from chat_service import appends, upkeep
 from chat_service.service import ChatService
 from chat_service.work import Work
 from models.database import Database
@@ -222,7 +222,7 @@ def test_looking_at_a_database_that_is_written_lets_go_of_none_of_its_locks(tmp_
         begun, let_go = asyncio.Event(), threading.Event()
 
         def write(work: Work) -> None:
-            messages.add(work, record.user_id, record.session_id, [said("first 30")])
+            appends.add(work, record.user_id, record.session_id, [said("first 30")])
             loop.call_soon_threadsafe(begun.set)
             assert let_go.wait(60)
 

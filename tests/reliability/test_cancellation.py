@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import pytest
 
-from chat_service import messages
+from chat_service import appends
 from chat_service.events import Event
 from chat_service.service import ChatService
 from chat_service.work import Work
@@ -370,7 +370,7 @@ def test_transactions_of_several_rooms_are_whole_whatever_becomes_of_their_calle
             def both(number: int) -> Call:
                 async def append() -> list[int]:
                     def unit(work: Work) -> list[int]:
-                        stored = [messages.add(work, user_id, each, [said(f"number {number}")]) for each in sessions]
+                        stored = [appends.add(work, user_id, each, [said(f"number {number}")]) for each in sessions]
                         return [stored[0][0]["seq"], stored[1][0]["seq"]]
 
                     return await service.transaction(unit)
