@@ -89,12 +89,17 @@ async def test_many_concurrent_writes_take_fewer_commits_than_units(database: Da
 
 async def test_a_failing_unit_costs_its_neighbours_nothing(database: Database) -> None:
     commits = await watch_commits(database)
+    gate = Gate()
+    first = await held(database, gate)
     units = [fail if number % 3 == 1 else adding(f"user {number}") for number in range(30)]
-    answers = await asyncio.gather(*(database.write(unit) for unit in units), return_exceptions=True)
+    writes = [asyncio.create_task(database.write(unit)) for unit in units]
+    gate.open_after_what_waits()
+    answers = await asyncio.gather(*writes, return_exceptions=True)
+    assert await first == 0
     for number, answer in enumerate(answers):
         assert isinstance(answer, Conflict) if number % 3 == 1 else answer == f"user {number}"
     assert await count_rows(database, users) == 20
-    assert len(commits) == 1
+    assert len(commits) == 2
 
 
 async def test_a_failing_statement_costs_its_neighbours_nothing(database: Database) -> None:
