@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, literal_column, select, update
 from typing_extensions import TypedDict
 
 from chat_service.events import Event
@@ -84,7 +84,8 @@ _JOIN_USAGES = Prepared(
         tool_usages.c.session_key == bindparam("of_session"),
         tool_usages.c.tool_call_id == bindparam("of_call"),
         tool_usages.c.message_seq.is_(None),
-        tool_usages.c.seq > bindparam("inherited"),
+        # The sum keeps SQLite from walking all the session's records by their seq, where the id has an index.
+        tool_usages.c.seq + literal_column("0") > bindparam("inherited"),
     )
     .values(message_seq=bindparam("asked_by"))
 )
