@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, update
+from sqlalchemy import Connection, bindparam, literal_column, update
 
 from chat_service.messages import get_by_seqs, is_message
 from chat_service.sessions import Timeline, digest_of
@@ -29,7 +29,8 @@ _JOIN_USAGES = Prepared(
         tool_usages.c.session_key == bindparam("of_session"),
         tool_usages.c.tool_call_id == bindparam("of_call"),
         tool_usages.c.message_seq.is_(None),
-        tool_usages.c.seq > bindparam("inherited"),
+        # The sum keeps SQLite from walking all the session's records by their seq, where the id has an index.
+        tool_usages.c.seq + literal_column("0") > bindparam("inherited"),
     )
     .values(message_seq=bindparam("asked_by"))
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select
 
-from chat_service.transcripts.neutral import ABOUT, Record
+from chat_service.transcripts.neutral import ABOUT, LINE, Record
 from models.ids import to_timestamp
 from models.tables import source_records
 
@@ -27,7 +27,12 @@ _KNOWN = select(source_records.c.session_key, source_records.c.native_id, source
 )
 _TIP = (
     select(source_records.c.native_id)
-    .where(source_records.c.session_key == bindparam("session_key"), source_records.c.kind.not_in([ABOUT, CHANGED]))
+    .where(
+        source_records.c.session_key == bindparam("session_key"),
+        source_records.c.kind.not_in([ABOUT, CHANGED]),
+        # Nothing follows what could not be read.
+        source_records.c.native_id.not_like(f"{LINE}%"),
+    )
     .order_by(source_records.c.number.desc())
     .limit(1)
 )

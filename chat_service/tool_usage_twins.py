@@ -12,7 +12,19 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, bindparam, case, func, literal, or_, select, type_coerce, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    bindparam,
+    case,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    type_coerce,
+    update,
+)
 
 from chat_service import blobs, tool_payloads
 from chat_service.sessions import OWNED, check_ids, digest_of
@@ -33,7 +45,7 @@ LONGEST = timedelta(minutes=10)
 """How long after it was asked for a call may start, where the transcript does not say when it ended: people confirm."""
 
 MAX_BACK = 1_000
-"""So many entries back a proxy's call without the model's id is looked for in what was imported."""
+"""Among so many imported calls from before LONGEST a proxy's call is looked for that took longer than that."""
 
 _IS_MADE = or_(
     tool_usages.c.tool_call_id.is_(None),
@@ -53,35 +65,57 @@ _OF_PROXY = (
     .order_by(tool_usages.c.started_at, tool_usages.c.seq)
 )
 _OF_ID = _OF_PROXY.where(tool_usages.c.tool_call_id.in_(bindparam("ids", expanding=True)))
-_OF_TIME = _OF_PROXY.where(_IS_MADE, tool_usages.c.started_at.between(bindparam("since"), bindparam("until")))
+# Written as two comparisons, in which SQLite sees that the index without calls of no known time will do.
+_OF_TIME = _OF_PROXY.where(
+    _IS_MADE, tool_usages.c.started_at >= bindparam("since"), tool_usages.c.started_at <= bindparam("until")
+)
 
-_IMPORTED = (
+_OF_SESSION = (
     select(
         chat_sessions.c.key,
         tool_usages.c.seq,
+        tool_usages.c.tool_name,
+        tool_usages.c.started_at,
+        tool_usages.c.duration_ms,
         tool_usages.c.arguments,
         tool_usages.c.status,
     )
     .join(chat_sessions, chat_sessions.c.key == tool_usages.c.session_key)
     .where(OWNED, chat_sessions.c.status == "active", tool_usages.c.origin == "import")
-    .order_by(tool_usages.c.seq)
 )
-_IMPORTED_OF_ID = _IMPORTED.where(tool_usages.c.tool_call_id == bindparam("tool_call_id")).limit(1)
+# Ordered by a sum, as SQLite would walk all the session's records by their seq, where the id has an index.
+_IMPORTED_OF_ID = (
+    _OF_SESSION.where(tool_usages.c.tool_call_id == bindparam("tool_call_id"))
+    .order_by(tool_usages.c.seq + literal_column("0"))
+    .limit(1)
+)
 
 
 def _microseconds(length: timedelta) -> int:
     return length // timedelta(microseconds=1)
 
 
-_start: Any = type_coerce(tool_usages.c.started_at, BigInteger)
-_took: Any = case(
-    (tool_usages.c.duration_ms.is_(None), _microseconds(LONGEST)), else_=tool_usages.c.duration_ms * 1_000
+def _that_may_be_it(calls: Any) -> Any:
+    """Select those of these imported calls that are of one of the names, and went on at the earliest moment."""
+    took: Any = case((calls.c.duration_ms.is_(None), _microseconds(LONGEST)), else_=calls.c.duration_ms * 1_000)
+    start: Any = type_coerce(calls.c.started_at, BigInteger)
+    return (
+        select(calls.c.key, calls.c.seq, calls.c.arguments, calls.c.status)
+        .where(
+            calls.c.tool_name.in_(bindparam("names", expanding=True)),
+            start + took >= bindparam("earliest", type_=BigInteger),
+        )
+        .order_by(calls.c.seq)
+    )
+
+
+_started_at = tool_usages.c.started_at
+_since, _latest = (bindparam(name, type_=_started_at.type) for name in ("since", "latest"))
+_IMPORTED_LATELY = _that_may_be_it(
+    _OF_SESSION.where(_started_at >= _since, _started_at <= _latest).subquery(),
 )
-_IMPORTED_OF_TIME = _IMPORTED.where(
-    tool_usages.c.seq > chat_sessions.c.last_seq - MAX_BACK,
-    tool_usages.c.tool_name.in_(bindparam("names", expanding=True)),
-    tool_usages.c.started_at <= bindparam("latest", type_=tool_usages.c.started_at.type),
-    _start + _took >= bindparam("earliest", type_=BigInteger),
+_IMPORTED_BEFORE = _that_may_be_it(
+    _OF_SESSION.where(_started_at < _since).order_by(_started_at.desc()).limit(MAX_BACK).subquery(),
 )
 _JOIN = update(tool_usages).where(
     tool_usages.c.session_key == bindparam("of_session"), tool_usages.c.seq == bindparam("of_seq")
@@ -172,11 +206,15 @@ def _imported(connection: Connection, user_id: UserId, session_id: SessionId, us
     if usage.started_at is None:
         return None
     where |= {"names": _names(usage.tool_name, usage.server_name)}
-    earliest = to_microseconds(to_timestamp(usage.started_at - SLACK))
-    where |= {"latest": to_timestamp(usage.started_at + SLACK), "earliest": earliest}
+    earliest = usage.started_at - SLACK
+    where |= {"since": to_timestamp(earliest - LONGEST), "earliest": to_microseconds(to_timestamp(earliest))}
+    where |= {"latest": to_timestamp(usage.started_at + SLACK)}
     arguments = to_canonical_json(usage.arguments)
-    rows = connection.execute(_IMPORTED_OF_TIME, where)
-    return next((row for row in rows if to_canonical_json(row.arguments) == arguments), None)
+    for statement in (_IMPORTED_LATELY, _IMPORTED_BEFORE):
+        for row in connection.execute(statement, where):
+            if to_canonical_json(row.arguments) == arguments:
+                return row
+    return None
 
 
 def is_made(tool_call_id: str, idempotency_key: str | None) -> bool:

@@ -35,7 +35,7 @@ from models.errors import DAMAGED, Unavailable
 from models.ids import from_microseconds, pack_id, to_microseconds, unpack_id
 from models.text import to_json
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 """The number of the newest migration; in an SQLite file it stands in `PRAGMA user_version`."""
 
 APPLICATION_ID = 0x4D435043
@@ -370,6 +370,8 @@ Index(
 )  # fmt: skip
 _named = tool_usages.c.tool_call_id.is_not(None)
 Index(None, tool_usages.c.session_key, tool_usages.c.tool_call_id, sqlite_where=_named)
+_timed = tool_usages.c.started_at.is_not(None)
+Index(None, tool_usages.c.session_key, tool_usages.c.origin, tool_usages.c.started_at, sqlite_where=_timed)
 
 
 @event.listens_for(metadata, "after_create")

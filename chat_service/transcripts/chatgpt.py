@@ -10,12 +10,13 @@ from typing import Any
 
 from chat_service.transcripts.neutral import Ending, Record, Source
 from chat_service.transcripts.storable import MAX_URI, Storable, moment_of
-from chat_service.transcripts.trees import Item, Tree, read_conversations, read_tree
+from chat_service.transcripts.trees import Item, Tree, raw_of, read_conversations, read_tree
 from chat_service.transcripts.turns import SAYS_NOTHING, Talk, Turn
 from models.inputs import Role, UriPart
 
 HIDDEN = "hidden from the conversation"
 NO_MESSAGE = "holds no message"
+NO_OBJECT = "node that is no object"
 
 _ROLES: dict[Any, Role] = {"user": "user", "assistant": "assistant", "system": "system", "tool": "tool"}
 _TEXTS = ("text", "result", "content")
@@ -24,18 +25,28 @@ _TEXTS = ("text", "result", "content")
 def read_records(source: Source) -> Iterator[Record | Ending]:
     """Read the records of all conversations."""
     storable = Storable(source.left_out)
-    for conversation in read_conversations(source):
-        mapping = conversation.get("mapping")
-        if not isinstance(mapping, dict):
-            source.unreadable["conversation without messages"] += 1
-            continue
-        about = {name: value for name, value in conversation.items() if name != "mapping"}
-        source_id = conversation.get("conversation_id") or conversation.get("id")
-        title = storable.title(conversation.get("title"), 512)
-        nodes = {node_id: Item(node, _parent_of(node)) for node_id, node in mapping.items() if isinstance(node, dict)}
-        source.unreadable["node that is no object"] += len(mapping) - len(nodes)
-        tree = Tree(storable.name(source_id), title, about, nodes, conversation.get("current_node"))
-        yield from read_tree(source, storable, tree, _take_node)
+
+    def read(conversation: dict[str, Any]) -> Iterator[Record | Ending] | None:
+        tree = _tree_of(storable, conversation)
+        return None if tree is None else read_tree(source, storable, tree, _take_node)
+
+    return read_conversations(source, read)
+
+
+def _tree_of(storable: Storable, conversation: dict[str, Any]) -> Tree | None:
+    mapping = conversation.get("mapping")
+    if not isinstance(mapping, dict):
+        return None
+    return Tree(
+        source_id=storable.name(conversation.get("conversation_id") or conversation.get("id")),
+        title=storable.title(conversation.get("title"), 512),
+        about={name: value for name, value in conversation.items() if name != "mapping"},
+        items={node_id: Item(node, _parent_of(node)) for node_id, node in mapping.items() if isinstance(node, dict)},
+        current=conversation.get("current_node"),
+        unparsed=[
+            (NO_OBJECT, raw_of({node_id: node})) for node_id, node in mapping.items() if not isinstance(node, dict)
+        ],
+    )
 
 
 def _parent_of(node: dict[str, Any]) -> str | None:

@@ -10,9 +10,11 @@ from typing import Any
 from chat_service.transcripts.blocks import take_content
 from chat_service.transcripts.neutral import Ending, Record, Source
 from chat_service.transcripts.storable import MAX_TITLE, Storable, moment_of
-from chat_service.transcripts.trees import Item, Tree, read_conversations, read_tree
+from chat_service.transcripts.trees import Item, Tree, raw_of, read_conversations, read_tree
 from chat_service.transcripts.turns import SAYS_NOTHING, Talk, Turn
 from models.inputs import FilePart, Role
+
+NO_OBJECT = "message that is no object"
 
 _ROLES: dict[Any, Role] = {"human": "user", "assistant": "assistant"}
 
@@ -20,26 +22,37 @@ _ROLES: dict[Any, Role] = {"human": "user", "assistant": "assistant"}
 def read_records(source: Source) -> Iterator[Record | Ending]:
     """Read the records of all conversations."""
     storable = Storable(source.left_out)
-    for conversation in read_conversations(source):
-        messages = conversation.get("chat_messages")
-        if not isinstance(messages, list):
-            source.unreadable["conversation without messages"] += 1
+
+    def read(conversation: dict[str, Any]) -> Iterator[Record | Ending] | None:
+        tree = _tree_of(storable, conversation)
+        return None if tree is None else read_tree(source, storable, tree, _take_message)
+
+    return read_conversations(source, read)
+
+
+def _tree_of(storable: Storable, conversation: dict[str, Any]) -> Tree | None:
+    messages = conversation.get("chat_messages")
+    if not isinstance(messages, list):
+        return None
+    nodes: dict[str, Item] = {}
+    unparsed: list[tuple[str, str]] = []
+    last: str | None = None
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict):
+            unparsed.append((NO_OBJECT, raw_of(message)))
             continue
-        about = {name: value for name, value in conversation.items() if name != "chat_messages"}
-        nodes: dict[str, Item] = {}
-        last: str | None = None
-        for number, message in enumerate(messages):
-            if not isinstance(message, dict):
-                source.unreadable["message that is no object"] += 1
-                continue
-            native_id = storable.name(message.get("uuid")) or f"message:{number}"
-            parent = message.get("parent_message_uuid", last)
-            nodes[native_id] = Item(message, storable.name(parent))
-            last = native_id
-        title = storable.title(conversation.get("name"), 512)
-        current = conversation.get("current_leaf_message_uuid") or last
-        tree = Tree(storable.name(conversation.get("uuid")), title, about, nodes, current)
-        yield from read_tree(source, storable, tree, _take_message)
+        native_id = storable.name(message.get("uuid")) or f"message:{number}"
+        parent = message.get("parent_message_uuid", last)
+        nodes[native_id] = Item(message, storable.name(parent))
+        last = native_id
+    return Tree(
+        source_id=storable.name(conversation.get("uuid")),
+        title=storable.title(conversation.get("name"), 512),
+        about={name: value for name, value in conversation.items() if name != "chat_messages"},
+        items=nodes,
+        current=conversation.get("current_leaf_message_uuid") or last,
+        unparsed=unparsed,
+    )
 
 
 def _take_message(talk: Talk, record: Record, message: dict[str, Any]) -> None:

@@ -6,13 +6,15 @@ conversation adds what is new, and a changed one leaves the first as a branch wh
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from chat_service.transcripts.lines import MAX_RECORD, objects_of
+from chat_service.transcripts.lines import MAX_RECORD, lines_of
 from chat_service.transcripts.neutral import ABOUT, Conversation, Ending, Record, Source
 from chat_service.transcripts.storable import MAX_TITLE, Storable, digest_of_text, parse, parse_json
+from chat_service.transcripts.strays import Strays
 from chat_service.transcripts.trees import raw_of
-from chat_service.transcripts.turns import SAYS_NOTHING, Talk, Turn
+from chat_service.transcripts.turns import SAYS_NOTHING, Talk, Turn, unparsed
 from models.inputs import Role, Usage
 
 NOT_JSON = "file that is not JSON"
@@ -27,6 +29,13 @@ class Document(NamedTuple):
     items: list[Any]
     model: Any
     about: dict[str, Any]
+
+
+class Unread(NamedTuple):
+    """A line that holds no document: what kind of line it is, and its text."""
+
+    kind: str
+    text: str
 
 
 class Taken(NamedTuple):
@@ -46,26 +55,44 @@ def read_documents(source: Source, open_document: Open, take: Take) -> Iterator[
     """Read the records of all conversations of a file; `open_document` finds the messages in an object."""
     text = source.file.read(MAX_RECORD + 1)
     value = parse_json(text) if len(text) <= MAX_RECORD else None
+    documents: list[Document | Unread]
     if isinstance(value, list):
         documents = [Document(None, value, None, {})]
     elif isinstance(value, dict):
         documents = [found for found in [open_document(value) or _of_one_message(value)] if found is not None]
         source.unreadable[NO_CONVERSATION] += not documents
-    elif parse(text.partition("\n")[0].strip()) is None or len(text) > MAX_RECORD:
+    elif len(text) > MAX_RECORD or not _is_of_lines(text):
         source.unreadable[NOT_JSON] += 1
         return
     else:
         documents = list(_of_lines(source, text, open_document))
-    for number, document in enumerate(documents):
+    strays, number = Strays(source), 0
+    for document in documents:
+        if isinstance(document, Unread):
+            yield from strays.take(document.kind, document.text)
+            continue
         name = source.name if number == 0 else f"{source.name}:{number}"
-        yield from _read_document(source, document, name, take)
+        number += 1
+        yield from strays.pass_on(_read_document(source, document, name, take))
+    strays.end()
 
 
-def _of_lines(source: Source, text: str, open_document: Open) -> Iterator[Document]:
+def _is_of_lines(text: str) -> bool:
+    """Tell whether the lines are objects, the first or a third of them: a broken document has few such lines."""
+    if parse(text.partition("\n")[0].strip()) is not None:
+        return True
+    are_objects = [parse(line) is not None for line in text.split("\n") if line.strip()]
+    return 3 * sum(are_objects) > len(are_objects)
+
+
+def _of_lines(source: Source, text: str, open_document: Open) -> Iterator[Document | Unread]:
     """Read documents that stand one a line, or one conversation whose messages do."""
-    lines = Source(io.StringIO(text, newline="\n"), "", source.left_out, source.unreadable, source.waiting)
+    lines = replace(source, file=io.StringIO(text, newline="\n"))
     messages: list[Any] = []
-    for value, _ in objects_of(lines):
+    for value, line in lines_of(lines):
+        if isinstance(value, str):
+            yield Unread(value, line)
+            continue
         document = open_document(value)
         if document is None:
             messages.append(value)
@@ -91,7 +118,7 @@ def _read_document(source: Source, document: Document, name: str, take: Take) ->
     before: str | None = None
     for item in document.items:
         if not isinstance(item, dict):
-            source.unreadable[NO_OBJECT] += 1
+            yield unparsed(source, talk, conversation, NO_OBJECT, raw_of(item))
             continue
         raw = raw_of(item)
         native_id = "message:" + digest_of_text(f"{before} {raw}")

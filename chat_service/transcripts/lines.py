@@ -47,10 +47,14 @@ def lines_of(source: Source, longest: int = MAX_RECORD) -> Iterator[tuple[dict[s
             source.waiting[TORN] += 1
         elif line.text is None:
             source.unreadable[TOO_LARGE] += 1
-        elif text == line.text:
-            yield UNREADABLE, line.text
         else:
-            yield NO_UTF8, line.text.encode(errors="surrogateescape").decode("latin-1")
+            kept = as_it_stands(line.text)
+            yield (UNREADABLE if kept == line.text else NO_UTF8), kept
+
+
+def as_it_stands(text: str) -> str:
+    """Return a text that was read as UTF-8 as it can be kept: where it is none, with a character for each byte."""
+    return text if _readable(text) == text else text.encode(errors="surrogateescape").decode("latin-1")
 
 
 def _readable(text: str) -> str:

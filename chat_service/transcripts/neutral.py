@@ -22,6 +22,9 @@ ABOUT = "conversation"
 COULD_NOT_BE_READ = "could not be read"
 """The reason of a record that is kept for what it may have said."""
 
+LINE = "line:"
+"""So begins the native id of a record that has none of its own, and of each that could not be read."""
+
 REPEATS = "repeats a record"
 """The reason of a record that stands in its source before, word for word."""
 

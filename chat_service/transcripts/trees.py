@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from chat_service.transcripts.lines import items_of
+from chat_service.transcripts.lines import as_it_stands, items_of
 from chat_service.transcripts.neutral import ABOUT, Conversation, Ending, Record, Source
 from chat_service.transcripts.storable import Storable, digest_of_text, parse, short
-from chat_service.transcripts.turns import Talk
+from chat_service.transcripts.strays import Strays
+from chat_service.transcripts.turns import Talk, unparsed
 
 UNREADABLE = "unreadable conversation"
+NO_UTF8 = "conversation that is no UTF-8"
+NO_MESSAGES = "conversation without messages"
 TORN = "torn last conversation"
 
 
@@ -27,28 +30,39 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A conversation: its messages by id, the id of the last one of the main line, and all else that is said of it."""
+    """A conversation: its messages by id, the id of the last one of the main line, and all else that is said of it.
+
+    `unparsed` is what stands among the messages and is none: of what kind, and its text.
+    """
 
     source_id: str | None
     title: str | None
     about: dict[str, Any]
     items: dict[str, Item]
     current: Any
+    unparsed: list[tuple[str, str]]
 
 
-def read_conversations(source: Source) -> Iterator[dict[str, Any]]:
-    """Read the conversations of an array; what is none is counted."""
+def read_conversations(
+    source: Source, read: Callable[[dict[str, Any]], Iterator[Record | Ending] | None]
+) -> Iterator[Record | Ending]:
+    """Read the conversations of an array; `read` gives the records of one, or None where it finds no messages."""
+    strays = Strays(source)
     try:
         for text in items_of(source.file):
             conversation = None if text is None else parse(text)
-            if conversation is not None:
-                yield conversation
+            records = None if conversation is None else read(conversation)
+            if records is not None:
+                yield from strays.pass_on(records)
             elif text is None:
                 source.waiting[TORN] += 1
             else:
-                source.unreadable[UNREADABLE] += 1
+                kept = as_it_stands(text)
+                kind = UNREADABLE if conversation is None else NO_MESSAGES
+                yield from strays.take(kind if kept == text else NO_UTF8, kept)
     except ValueError:
         source.unreadable["file that is not an array of conversations"] += 1
+    strays.end()
 
 
 def read_tree(
@@ -68,6 +82,8 @@ def read_tree(
         if record.moment is not None:
             conversation.last_moment = max(conversation.last_moment or record.moment, record.moment)
         yield record
+    for kind, raw in tree.unparsed:
+        yield unparsed(source, talk, conversation, kind, raw)
     yield Ending(conversation, talk.calls.waiting())
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from chat_service.transcripts.calls import Call, Calls
-from chat_service.transcripts.neutral import COULD_NOT_BE_READ, Branch, Conversation, Entry, Record, Source
+from chat_service.transcripts.neutral import COULD_NOT_BE_READ, LINE, Branch, Conversation, Entry, Record, Source
 from chat_service.transcripts.storable import MAX_NAME, Storable, digest_of_text, short
 from models.inputs import (
     NewMessage,
@@ -140,7 +140,7 @@ class Turn:
 
 def key_of_line(line: str) -> str:
     """Return the native id of a record that has none: it is made of what it says."""
-    return f"line:{digest_of_text(line)}"
+    return f"{LINE}{digest_of_text(line)}"
 
 
 def unparsed(source: Source, talk: Talk, conversation: Conversation, kind: str, line: str) -> Record:

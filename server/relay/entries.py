@@ -47,8 +47,12 @@ class Entries:
             server_name=name_of(call.server),
             call_metadata=self._metadata(call),
             origin="proxy",
-            idempotency_key=f"{PROXY_KEY}{self._run}:{call.number}",
+            idempotency_key=self.key_of(call),
         )
+
+    def key_of(self, call: Call) -> str:
+        """Return the key under which a call is recorded once."""
+        return f"{PROXY_KEY}{self._run}:{call.number}"
 
     def _tool_call_id(self, call: Call) -> str:
         """Return the provider's id, where the client passes it on, else one made of the request's."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from server.relay.calls import Call, Cut, Ending
-from server.relay.copies import Copy, Kind
+from server.relay.copies import Copy, Kind, missing_from
 from server.transports.lines import Lines, Oversized, find_id, find_member, find_text
 
 _CLIENT_INFO = "io.modelcontextprotocol/clientInfo"
@@ -43,10 +43,13 @@ class Observer:
             return
         if copy.kind in (Kind.GAP_TO_SERVER, Kind.GAP_TO_CLIENT):
             direction = copy.kind - Kind.GAP_TO_SERVER
-            self.missed_bytes += int.from_bytes(copy.data, "little")
+            missed = missing_from(copy)
+            self.missed_bytes += missed
             # What begins in the gap is only half there: it is let go up to the end of its line.
-            for _ in self._lines[direction].end():
-                pass
+            missed += sum(map(len, self._lines[direction].end()))
+            if direction == Kind.TO_SERVER:
+                # Somebody may have seen what was in it, and there are fewer calls than bytes: no number comes twice.
+                self.calls += missed
             self._torn[direction] = True
             return
         for line in self._lines[copy.kind].feed(self._after_the_tear(copy)):

@@ -13,7 +13,8 @@ DESCRIPTION = (
 class Options(NamedTuple):
     """What `record` was asked for; `given` is the words before the command.
 
-    `copies`, with the server's process and its group in `server`, and `bridge` are for the processes that we start.
+    `copies`, with the server's process and its group in `server` and the name of the relay's run in `run`, and `bridge`
+    are for the processes that we start.
     """
 
     session: str | None
@@ -25,6 +26,7 @@ class Options(NamedTuple):
     wait: float
     copies: bool
     server: tuple[int, int] | None
+    run: str | None
     bridge: bool
     command: tuple[str, ...]
     given: tuple[str, ...]
@@ -52,6 +54,7 @@ def read_options(words: Sequence[str]) -> Options:
         wait=found.wait,
         copies=found.copies,
         server=found.server and tuple(found.server),
+        run=found.run,
         bridge=found.bridge,
         command=command,
         given=tuple(words[:end]),
@@ -87,5 +90,6 @@ def _parser() -> argparse.ArgumentParser:
     # The two processes that we start ourselves: the one that records, and the one that speaks HTTP.
     parser.add_argument("--copies", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--server", type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("--bridge", action="store_true", help=argparse.SUPPRESS)
     return parser

@@ -7,9 +7,8 @@ says so at the place where it is missing.
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from models.errors import ChatError, Conflict, NotFound, Unavailable
@@ -18,6 +17,7 @@ from models.inputs import NewMessage, NewToolUsage
 from models.text import to_json
 from server.record import Caller, Record
 from server.relay.destination import Destination
+from server.relay.waiting import Chosen, Gap, Left, Settled, Waiting
 from server.settings import Settings
 
 HELD_CALLS = 1_000
@@ -25,41 +25,36 @@ HELD_BYTES = 67_108_864
 _BATCH = 64
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
-
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """An entry that is to be written, into the session that was chosen for it when that was first tried."""
-
-    entry: NewToolUsage
-    client: str | None
-    size: int
-    session_id: SessionId | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Gap:
-    """Calls that are not recorded, and when they passed."""
-
-    calls: int = 0
-    missed_bytes: int = 0
-    since: str = ""
-    until: str = ""
-    session_id: SessionId | None = None
+Tell = Callable[[Chosen | Settled | Gap], None]
 
 
 class Recording:
-    """Takes entries from one thread and writes them from its own."""
+    """Takes entries from one thread and writes them from its own.
 
-    def __init__(self, settings: Settings, destination: Destination, held_calls: int = HELD_CALLS) -> None:
+    It begins with what an earlier process has left, and tells what the next one would need to know.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        destination: Destination,
+        held_calls: int = HELD_CALLS,
+        left: Left | None = None,
+        tell: Tell | None = None,
+    ) -> None:
         self._settings = settings
         self._destination = destination
         self._lock = threading.Lock()
-        self._waiting: deque[Waiting | Gap] = deque()
         self._most_calls = held_calls
-        self._held_calls = self._held_bytes = 0
+        self._left = left or Left()
+        self._tell = tell or _tell_nobody
+        self._waiting: deque[Waiting | Gap] = deque(self._left.waiting)
+        self._left.waiting = []
+        entries = [each for each in self._waiting if isinstance(each, Waiting)]
+        self._held_calls, self._held_bytes = len(entries), sum(each.size for each in entries)
         self._is_ending = False
         self._something = asyncio.Event()
-        self.lost_calls = self.lost_bytes = 0
+        self.lost_calls, self.lost_bytes = self._left.lost_calls, self._left.lost_bytes
         self.reason = ""
         self._loop = asyncio.new_event_loop()
         self._writing = self._loop.create_task(self._write_all())
@@ -69,20 +64,41 @@ class Recording:
     def add(self, entry: NewToolUsage, client: str | None) -> None:
         """Take an entry, or count it as left out where too much waits."""
         size = len(to_json(entry.arguments)) + len(to_json(entry.result)) + len(entry.error or "")
+        each = Waiting(entry, client, size)
         with self._lock:
+            if self._is_settled(each.key):
+                return
+            each.session_id = self._left.sessions.pop(each.key, None)
             if self._held_calls >= self._most_calls or self._held_bytes + size > HELD_BYTES:
-                self._leave_out(calls=1)
+                self._leave_out(each.key, calls=1)
             else:
                 self._held_calls += 1
                 self._held_bytes += size
-                self._waiting.append(Waiting(entry, client, size))
+                self._waiting.append(each)
         self._wake()
 
-    def add_gap(self, calls: int = 0, missed_bytes: int = 0) -> None:
-        """Take note of what passed and cannot be recorded."""
+    def add_gap(self, key: str, calls: int = 0, missed_bytes: int = 0) -> None:
+        """Take note of what passed and cannot be recorded; `key` is its name, as an entry's is."""
         with self._lock:
-            self._leave_out(calls, missed_bytes)
+            if self._is_settled(key):
+                return
+            self._leave_out(key, calls, missed_bytes)
         self._wake()
+
+    def leave(self, hand_on: Callable[[Left], None]) -> None:
+        """Hand on what the next process needs to know of all that was added so far."""
+        # Nothing is told meanwhile: what is told before is in it, and what is told after holds beside it.
+        with self._lock:
+            for each in self._waiting:
+                if isinstance(each, Gap):
+                    each.keys = []
+            left = self._left
+            hand_on(Left(list(self._waiting), self.lost_calls, self.lost_bytes, left.sessions, left.settled))
+
+    @property
+    def held_bytes(self) -> int:
+        """Return about how much waits."""
+        return self._held_bytes
 
     def finish(self, seconds: float) -> int:
         """Write what waits, for so long at most, and return how many entries still wait then."""
@@ -92,13 +108,21 @@ class Recording:
         with self._lock:
             return self._held_calls
 
-    def _leave_out(self, calls: int = 0, missed_bytes: int = 0) -> None:
+    def _is_settled(self, key: str) -> bool:
+        if key not in self._left.settled:
+            return False
+        # It comes again once at most.
+        self._left.settled.discard(key)
+        return True
+
+    def _leave_out(self, key: str, calls: int = 0, missed_bytes: int = 0) -> None:
         self.lost_calls += calls
         self.lost_bytes += missed_bytes
-        if not self._waiting or not isinstance(self._waiting[-1], Gap):
-            self._waiting.append(Gap(since=utc_now()))
-        gap = self._waiting[-1]
-        assert isinstance(gap, Gap), "it was put there above"  # noqa: S101
+        gap = self._waiting[-1] if self._waiting else None
+        if not isinstance(gap, Gap) or gap.is_closed:
+            gap = Gap(f"gap:{key}")
+            self._waiting.append(gap)
+        gap.keys.append(key)
         gap.calls += calls
         gap.missed_bytes += missed_bytes
         gap.until = utc_now()
@@ -141,54 +165,54 @@ class Recording:
             batch = [self._waiting[index] for index in range(min(len(self._waiting), _BATCH))]
             # A gap is written alone: it stops to grow with that.
             if batch and isinstance(batch[0], Gap):
-                return [self._waiting.popleft()]
+                batch[0].is_closed = True
+                return batch[:1]
         return [each for each in batch if isinstance(each, Waiting)]
 
     async def _write(self, record: Record, batch: list[Waiting | Gap]) -> bool:
         """Write a batch and forget what is stored of it; tell whether all of it is done with."""
         try:
             caller = await record.caller()
-            for each in batch:
-                each.session_id = each.session_id or await self._choose(caller, each)
+            sessions = [each.session_id or await self._choose(caller, each) for each in batch]
         except Exception as error:
             self._note(error)
-            if isinstance(batch[0], Gap):
-                self._put_back(batch[0])
             return False
+        self._set_sessions(batch, sessions)
         outcomes = await asyncio.gather(*(self._store(caller, each) for each in batch), return_exceptions=True)
-        done = True
-        for each, outcome in zip(batch, outcomes, strict=True):
-            done = self._settle(each, outcome) and done
-        return done
+        both = list(zip(batch, outcomes, strict=True))
+        with self._lock:
+            done = [self._settle(each, outcome) for each, outcome in both]
+            stored = [each.key for each, outcome in both if not isinstance(outcome, BaseException)]
+            if stored:
+                self._tell(Settled(stored))
+        return all(done)
+
+    def _set_sessions(self, batch: list[Waiting | Gap], sessions: list[SessionId]) -> None:
+        with self._lock:
+            both = zip(batch, sessions, strict=True)
+            new = {each.key: session_id for each, session_id in both if each.session_id is None}
+            for each in batch:
+                each.session_id = new.get(each.key, each.session_id)
+            if new:
+                self._tell(batch[0] if isinstance(batch[0], Gap) else Chosen(new))
 
     def _settle(self, each: Waiting | Gap, outcome: object) -> bool:
+        """Forget an entry that is stored, or refused for good; tell whether it is either."""
+        is_refused = isinstance(outcome, BaseException)
         if isinstance(outcome, BaseException):
             self._note(outcome)
             if isinstance(outcome, (NotFound, Conflict)) and self._destination.forget(each.session_id):
                 each.session_id = None
-            elif not isinstance(outcome, Unavailable):
-                # It is refused for good.
-                self._forget(each, lost=True)
-                return True
-            if isinstance(each, Gap):
-                self._put_back(each)
-            return False
-        self._forget(each, lost=False)
-        return True
-
-    def _forget(self, each: Waiting | Gap, *, lost: bool) -> None:
-        if isinstance(each, Gap):
-            return
-        with self._lock:
-            self._waiting.remove(each)
+                return False
+            if isinstance(outcome, Unavailable):
+                return False
+        self._waiting.remove(each)
+        if isinstance(each, Waiting):
             self._held_calls -= 1
             self._held_bytes -= each.size
-            if lost:
-                self._leave_out(calls=1)
-
-    def _put_back(self, gap: Gap) -> None:
-        with self._lock:
-            self._waiting.appendleft(gap)
+            if is_refused:
+                self._leave_out(each.key, calls=1)
+        return True
 
     def _note(self, error: BaseException) -> None:
         self.reason = str(error) if isinstance(error, ChatError) else type(error).__name__
@@ -205,6 +229,10 @@ class Recording:
         return caller.service.add_tool_usage(caller.user_id, each.session_id, each.entry)
 
 
+def _tell_nobody(_: object) -> None:
+    """Tell no other process, where there is none to follow."""
+
+
 def tell_gap(calls: int, missed_bytes: int) -> str:
     """Say in words what is missing."""
     parts = [f"{calls} tool call{'s' * (calls != 1)}"] if calls or not missed_bytes else []
@@ -218,6 +246,7 @@ def _entry_of(gap: Gap) -> NewMessage:
     return NewMessage(
         role="system",
         author="proxy",
+        idempotency_key=gap.key,
         content=f"{said} here, between {gap.since} and {gap.until}: the record could not be written.",
         message_metadata={
             "recording_gap": {

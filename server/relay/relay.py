@@ -7,21 +7,21 @@ another process (`server.relay.recorder`), whose slowness, failure or death cann
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from subprocess import STDOUT, Popen, TimeoutExpired
-from typing import Any, NamedTuple, NoReturn
+from subprocess import Popen
+from typing import Any, NoReturn
 
 from server.relay.copies import Copies, Kind
+from server.relay.handover import Handover, Started
 from server.relay.options import Options, read_options
 from server.relay.pipes import Direction
 
 _HOME = Path(__file__).resolve().parents[2]
 _NOT_FOUND, _NOT_RUNNABLE, _SIGNALLED = 127, 126, 128
-_LAST_WORDS_SECONDS, _MOMENT = 2.0, 0.1
+_LAST_WORDS_SECONDS = 2.0
 
 
 def main(words: Sequence[str]) -> NoReturn:
@@ -47,17 +47,16 @@ def relay(options: Options) -> NoReturn:
     command = list(options.command) or ourselves("--bridge", *options.given)
     server = _start_server(command)
     _pass_signals_on(server.process)
-    recorder = _start_recorder(options, server.process.pid)
-    copies = Copies(recorder.stdin) if recorder else None
-    to_client = Direction(server.stdout, 1, _copier(copies, Kind.TO_CLIENT))
-    Direction(0, server.stdin, _copier(copies, Kind.TO_SERVER))
+    copies = Copies()
+    to_client = Direction(server.stdout, 1, partial(copies.add, Kind.TO_CLIENT))
+    Direction(0, server.stdin, partial(copies.add, Kind.TO_SERVER))
+    handover = Handover(copies, partial(_start, _recorder(options, server.process.pid), start_new_session=True), _say)
     code = server.process.wait()
     # From here on a signal ends us.
     _on_signals(lambda number, _: os._exit(_SIGNALLED + number))
     to_client.finish()
-    if recorder is not None and copies is not None:
-        copies.end()
-        _finish_record(recorder, copies, options.wait)
+    copies.end()
+    _finish_record(handover, copies, options.wait)
     os._exit(code if code >= 0 else _SIGNALLED - code)
 
 
@@ -66,15 +65,14 @@ def ourselves(*words: str) -> list[str]:
     return [sys.executable, str(_HOME / "mcp_chat_server.py"), "record", *words]
 
 
-class _Started(NamedTuple):
-    process: "Popen[bytes]"
-    stdin: int
-    stdout: int
-
-
-def _start(command: Sequence[str], **more: Any) -> _Started:
+def _start(command: Sequence[str], **more: Any) -> Started:
     its_stdin, stdin = os.pipe()
-    stdout, its_stdout = os.pipe()
+    try:
+        stdout, its_stdout = os.pipe()
+    except OSError:
+        os.close(its_stdin)
+        os.close(stdin)
+        raise
     try:
         process = Popen(command, stdin=its_stdin, stdout=its_stdout, **more)  # noqa: S603 - what we were asked to run
     except OSError:
@@ -84,10 +82,10 @@ def _start(command: Sequence[str], **more: Any) -> _Started:
     finally:
         os.close(its_stdin)
         os.close(its_stdout)
-    return _Started(process, stdin, stdout)
+    return Started(process, stdin, stdout)
 
 
-def _start_server(command: Sequence[str]) -> _Started:
+def _start_server(command: Sequence[str]) -> Started:
     try:
         return _start(command)
     except OSError as error:
@@ -95,22 +93,11 @@ def _start_server(command: Sequence[str]) -> _Started:
         os._exit(_NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_RUNNABLE)
 
 
-def _start_recorder(options: Options, server: int) -> _Started | None:
-    words = ["--copies", "--server", str(server), str(_group()), *options.given]
-    try:
-        # A signal to the group is for client and server; the record is finished all the same.
-        return _start(ourselves(*words), stderr=STDOUT, start_new_session=True)
-    except OSError as error:
-        _say(f"nothing is recorded: {error.strerror}")
-        return None
-
-
-def _copier(copies: Copies | None, kind: Kind) -> Callable[[bytes], None]:
-    return partial(copies.add, kind) if copies is not None else _forget
-
-
-def _forget(_: bytes) -> None:
-    """Take no copy where there is no process to record it."""
+def _recorder(options: Options, server: int) -> list[str]:
+    # A signal to the group is for client and server; the record is finished all the same, in a session of its own. All
+    # recorders of one relay share its run's name, so that a call has one key whoever of them records it.
+    run = os.urandom(6).hex()
+    return ourselves("--copies", "--run", run, "--server", str(server), str(_group()), *options.given)
 
 
 def _pass_signals_on(server: "Popen[bytes]") -> None:
@@ -144,28 +131,13 @@ def _is_in_terminal() -> bool:
     return False
 
 
-def _finish_record(recorder: _Started, copies: Copies, wait: float) -> None:
-    # It ends its report when it has finished, or when it has said what is missing and goes on without us.
-    report = threading.Thread(target=_pass_report_on, args=(recorder.stdout,), daemon=True, name="report")
-    report.start()
-    report.join(wait + _LAST_WORDS_SECONDS)
-    try:
-        code: int | None = recorder.process.wait(_MOMENT)
-    except TimeoutExpired:
-        code = None
-    if report.is_alive():
+def _finish_record(handover: Handover, copies: Copies, wait: float) -> None:
+    # It is finished when it has said what is missing, and goes on without us.
+    if not handover.finish(wait + _LAST_WORDS_SECONDS):
         _say("the record is not finished yet and is left to be finished; --wait gives it more time")
-    elif code or copies.is_broken:
+    elif copies.is_given_up:
         seen, lost = copies.calls_seen, copies.calls_left_out
         _say(f"recording ended early: of {seen + lost} tool calls that passed, {lost} or more are not recorded")
-
-
-def _pass_report_on(pipe: int) -> None:
-    while data := os.read(pipe, 65_536):
-        try:
-            os.write(2, data)
-        except OSError:
-            return
 
 
 def _say(sentence: str) -> None:

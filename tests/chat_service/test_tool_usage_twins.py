@@ -2,16 +2,18 @@
 call stays two."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from sqlalchemy import Connection, text
 
 from chat_service.service import ChatService
 from models.database import Database
 from models.errors import Conflict, Invalid, NotFound
-from models.ids import SessionId, UserId
+from models.ids import SessionId, UserId, to_microseconds
 from models.inputs import NewToolUsage
 from tests.chat_service.transcripts.support import history_of, take_in
 from tests.conftest import url_of
@@ -199,6 +201,98 @@ async def test_a_batch_looks_for_its_twins_in_two_statements(
     assert told["added"]["tool calls joined"] == 50
     looking = [each for each in statements if each.startswith("SELECT") and "origin = " in each]
     assert len(looking) == 2
+
+
+def lengthen(connection: Connection, calls: int, origin: str) -> None:
+    """Add records of calls to the newest session, one a minute from nine o'clock of the day before on."""
+    connection.execute(
+        text(
+            "WITH RECURSIVE n(seq) AS (SELECT 1 UNION ALL SELECT seq + 1 FROM n WHERE seq < :calls) "
+            "INSERT INTO tool_usages (session_key, seq, tool_call_id, tool_name, status, started_at, duration_ms, "
+            "origin, created_at, arguments) SELECT (SELECT max(key) FROM chat_sessions), seq, "
+            "CASE :origin WHEN 'import' THEN 'earlier-' || seq END, 'mcp__files__read', 'success', "
+            ":start + seq * 60000000, 1000, :origin, 0, '{}' FROM n"
+        ),
+        {"calls": calls, "origin": origin, "start": to_microseconds("2026-02-01T09:00:00.000000Z")},
+    )
+    connection.execute(
+        text(
+            "UPDATE chat_sessions SET last_seq = :calls, tool_usage_count = :calls "
+            "WHERE key = (SELECT max(key) FROM chat_sessions)"
+        ),
+        {"calls": calls},
+    )
+
+
+async def watch_steps(database: Database) -> list[int]:
+    """Note every tenth step that SQLite takes for statements of ours from now on."""
+    steps: list[int] = []
+    statement = ""
+
+    def begin(text: str) -> None:
+        nonlocal statement
+        statement = text
+
+    def step() -> None:
+        # The full-text index has statements of its own, and puts its pieces together now and then.
+        if not statement.startswith("--"):
+            steps.append(1)
+
+    def listen(connection: Connection) -> None:
+        raw: Any = connection.connection.driver_connection
+        raw.set_trace_callback(begin)
+        raw.set_progress_handler(step, 10)
+
+    await database.write(listen)
+    return steps
+
+
+@pytest.mark.parametrize("named", [KEY, KEY | {"tool_call_id": "toolu_0"}])
+@pytest.mark.parametrize("order", ["the proxy first", "the transcript first"])
+async def test_joining_takes_as_many_steps_in_a_session_of_20_000_calls_as_in_one_of_2_000(
+    database_url: str, order: str, named: dict[str, Any]
+) -> None:
+    costs = []
+    async with Database(database_url, readers=1) as database:
+        service = ChatService(database)
+        user_id = await new_user(service)
+        for calls in (2_000, 20_000):
+            session_id = await new_session(service, user_id)
+            origin = "proxy" if order == "the proxy first" else "import"
+            await database.write(partial(lengthen, calls=calls, origin=origin))
+            transcribed = transcript().replace("s-1", f"s-{calls}")
+            if order == "the proxy first":
+                await service.add_tool_usage(user_id, session_id, by_proxy(**named))
+            else:
+                await take_in(service, user_id, "claude-code", transcribed, into=session_id)
+            await database.index()
+            steps = await watch_steps(database)
+            if order == "the proxy first":
+                await take_in(service, user_id, "claude-code", transcribed, into=session_id)
+            else:
+                await service.add_tool_usage(user_id, session_id, by_proxy(**named))
+            session = await service.get_session(user_id, session_id)
+            assert session["tool_usage_count"] == calls + 1
+            costs.append(len(steps))
+    few, many = costs
+    assert many <= few + 20
+
+
+async def test_a_call_is_joined_however_much_was_imported_after_it(service: ChatService, user_id: UserId) -> None:
+    session_id = await new_session(service, user_id)
+    later = transcript(calls=600).replace("toolu_", "later_").replace("assistant-", "a-").replace("user-", "u-")
+    text = transcript() + later.replace("T10:", "T12:")
+    await take_in(service, user_id, "claude-code", text, into=session_id)
+    usage = await service.add_tool_usage(user_id, session_id, by_proxy(**KEY))
+    assert (usage["seq"], usage["tool_call_id"]) == (2, "toolu_0")
+
+
+async def test_a_call_that_took_hours_is_joined(service: ChatService, user_id: UserId) -> None:
+    session_id = await new_session(service, user_id)
+    text = transcript().replace('"2026-03-01T10:00:05Z"', '"2026-03-01T14:00:00Z"')
+    await take_in(service, user_id, "claude-code", text, into=session_id)
+    usage = await service.add_tool_usage(user_id, session_id, by_proxy(**KEY | {"started_at": "2026-03-01T13:00:00Z"}))
+    assert usage["tool_call_id"] == "toolu_0"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from models.ids import SessionId, UserId
 from models.sqlite import choose_library
 from models.tables import APPLICATION_ID, SCHEMA_VERSION
 from tests.conftest import url_of
-from tests.support import said
+from tests.support import done, said
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +73,21 @@ async def test_a_database_of_version_1_keeps_every_row_and_can_be_forked_and_del
         await service.delete_session(user_id, session_id)
         history = await service.get_session_history(user_id, SessionId(fork["id"]))
         assert [entry["seq"] for entry in history["entries"]] == [1, 2, 3]
+
+
+async def test_a_database_of_version_9_keeps_every_row_and_finds_its_calls_by_time(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    make(path, 9, *ROWS_OF_VERSION_1)
+    make_timed = choose_library().connect(str(path), isolation_level=None)
+    make_timed.execute("UPDATE tool_usages SET started_at = 1772359202000000, origin = 'import'")
+    make_timed.close()
+    before = rows_of(path)
+    async with Database(url_of(path)) as database:
+        assert (await database.health())["schema_version"] == SCHEMA_VERSION
+        assert rows_of(path) == before
+        usage = done("read", arguments={}, origin="proxy", started_at="2026-03-01T10:00:02Z")
+        joined = await ChatService(database).add_tool_usage(UserId(USER_ID), SessionId(SESSION_ID), usage)
+        assert (joined["seq"], joined["origin"]) == (2, "proxy")
 
 
 async def test_a_database_of_version_8_finishes_what_it_was_deleting_and_has_an_audit_log(tmp_path: Path) -> None:

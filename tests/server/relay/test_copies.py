@@ -1,13 +1,12 @@
 """Copies: whoever reads them slowly or not at all, adding one never waits, and what is left out is counted."""
 
-import os
-import threading
-from typing import BinaryIO
+import io
+from collections.abc import Iterator
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.relay.copies import Copies, Copy, Kind, read_copies
+from server.relay.copies import Copies, Copy, Kind, missing_from, pack_copy, read_copies
 
 ADDED = st.lists(st.tuples(st.sampled_from([Kind.TO_SERVER, Kind.TO_CLIENT]), st.binary(max_size=60)), max_size=30)
 
@@ -26,13 +25,11 @@ def in_turn(copies: list[Copy], kind: Kind) -> list[bytes | int]:
 def test_what_is_read_and_the_gaps_are_together_all_that_was_added(
     added: list[tuple[Kind, bytes]], held_bytes: int
 ) -> None:
-    source, target = os.pipe()
-    copies = Copies(target, held_bytes)
+    copies = Copies(held_bytes)
     for kind, data in added:
         copies.add(kind, data)
     copies.end()
-    with os.fdopen(source, "rb") as pipe:
-        found = list(read_copies(pipe))
+    found = list(read_copies(io.BytesIO(b"".join(map(pack_copy, taken_from(copies))))))
     assert found.pop().kind is Kind.END
     for kind in (Kind.TO_SERVER, Kind.TO_CLIENT):
         whole = b"".join(data for each, data in added if each is kind)
@@ -46,35 +43,43 @@ def test_what_is_read_and_the_gaps_are_together_all_that_was_added(
     assert moments == sorted(moments)
 
 
+def taken_from(copies: Copies) -> Iterator[Copy]:
+    """Take all copies up to the end."""
+    while (copy := copies.take()) is not None:
+        yield copy
+        if copy.kind is Kind.END:
+            return
+
+
 def test_nobody_reads_and_nobody_waits() -> None:
-    source, target = os.pipe()
-    copies = Copies(target, 1_000_000)
+    copies = Copies(1_000_000)
     line = b'{"method":"tools/call"}\n' * 1_000
     for _ in range(1_000):
         copies.add(Kind.TO_SERVER, line)
     assert copies.calls_left_out >= 900_000
     copies.end()
-    kept: list[Copy] = []
-    reader = threading.Thread(target=read_all, args=(os.fdopen(source, "rb"), kept))
-    reader.start()
-    reader.join()
-    left_out = sum(int.from_bytes(each.data, "little") for each in kept if each.kind is Kind.GAP_TO_SERVER)
+    kept = list(taken_from(copies))
+    left_out = sum(missing_from(each) for each in kept if each.kind is Kind.GAP_TO_SERVER)
     assert left_out + sum(len(each.data) for each in kept if each.kind is Kind.TO_SERVER) == 1_000 * len(line)
     assert copies.calls_seen + copies.calls_left_out == 1_000_000
 
 
-def read_all(pipe: BinaryIO, kept: list[Copy]) -> None:
-    with pipe:
-        kept += read_copies(pipe)
-
-
-def test_a_reader_that_is_gone_is_noticed_and_counted() -> None:
-    source, target = os.pipe()
-    os.close(source)
-    copies = Copies(target)
+def test_what_is_taken_makes_room() -> None:
+    copies = Copies(1_000)
     for _ in range(10):
+        copies.add(Kind.TO_CLIENT, b"x" * 1_000)
+        taken = copies.take()
+        assert taken is not None
+        assert (taken.kind, len(taken.data)) == (Kind.TO_CLIENT, 1_000)
+
+
+def test_nothing_is_held_for_nobody_and_all_calls_are_counted() -> None:
+    copies = Copies()
+    copies.add(Kind.TO_SERVER, b"tools/call")
+    copies.give_up()
+    for _ in range(9):
         copies.add(Kind.TO_SERVER, b"tools/call")
     copies.end()
-    copies.join()
-    assert copies.is_broken
-    assert copies.calls_seen + copies.calls_left_out == 10
+    assert copies.is_given_up
+    assert (copies.calls_seen, copies.calls_left_out) == (1, 9)
+    assert [each.kind for each in taken_from(copies)] == [Kind.GAP_TO_SERVER, Kind.END]
