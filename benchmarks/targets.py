@@ -34,8 +34,10 @@ class Target:
 TARGETS = (
     Target("append.service", "ChatService append ÷ the transaction by hand", 3),
     Target("append.mcp", "append through MCP stdio ÷ a tool that does nothing", 1.6),
-    Target("append.tasks.16", "16 tasks, rate ÷ ungrouped", 4, at_least=True),
-    Target("append.tasks.64", "64 tasks, rate ÷ ungrouped", 6, at_least=True),
+    Target("append.tasks.16.one", "16 tasks on one session, rate ÷ ungrouped", 4, at_least=True),
+    Target("append.tasks.16.each", "16 tasks, a session each, rate ÷ ungrouped", 4, at_least=True),
+    Target("append.tasks.64.one", "64 tasks on one session, rate ÷ ungrouped", 6, at_least=True),
+    Target("append.tasks.64.each", "64 tasks, a session each, rate ÷ ungrouped", 6, at_least=True),
     Target("append.lone", "a lone caller ÷ ungrouped", 1.06),
     Target("append.batch", "a batch of 100 ÷ 100 single appends", 0.05),
     Target("append.flat", "append in the large database ÷ in one of 1,000", 1.15),
