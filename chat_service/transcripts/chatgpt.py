@@ -10,7 +10,7 @@ from typing import Any
 
 from chat_service.transcripts.neutral import Ending, Record, Source
 from chat_service.transcripts.storable import MAX_URI, Storable, moment_of
-from chat_service.transcripts.trees import Item, Tree, raw_of, read_conversations, read_tree
+from chat_service.transcripts.trees import Item, Tree, raw_of, read_conversations
 from chat_service.transcripts.turns import SAYS_NOTHING, Talk, Turn
 from models.inputs import Role, UriPart
 
@@ -24,13 +24,7 @@ _TEXTS = ("text", "result", "content")
 
 def read_records(source: Source) -> Iterator[Record | Ending]:
     """Read the records of all conversations."""
-    storable = Storable(source.left_out)
-
-    def read(conversation: dict[str, Any]) -> Iterator[Record | Ending] | None:
-        tree = _tree_of(storable, conversation)
-        return None if tree is None else read_tree(source, storable, tree, _take_node)
-
-    return read_conversations(source, read)
+    return read_conversations(source, _tree_of, _take_node)
 
 
 def _tree_of(storable: Storable, conversation: dict[str, Any]) -> Tree | None:

@@ -10,7 +10,7 @@ from typing import Any
 from chat_service.transcripts.blocks import take_content
 from chat_service.transcripts.neutral import Ending, Record, Source
 from chat_service.transcripts.storable import MAX_TITLE, Storable, moment_of
-from chat_service.transcripts.trees import Item, Tree, raw_of, read_conversations, read_tree
+from chat_service.transcripts.trees import Item, Tree, raw_of, read_conversations
 from chat_service.transcripts.turns import SAYS_NOTHING, Talk, Turn
 from models.inputs import FilePart, Role
 
@@ -21,13 +21,7 @@ _ROLES: dict[Any, Role] = {"human": "user", "assistant": "assistant"}
 
 def read_records(source: Source) -> Iterator[Record | Ending]:
     """Read the records of all conversations."""
-    storable = Storable(source.left_out)
-
-    def read(conversation: dict[str, Any]) -> Iterator[Record | Ending] | None:
-        tree = _tree_of(storable, conversation)
-        return None if tree is None else read_tree(source, storable, tree, _take_message)
-
-    return read_conversations(source, read)
+    return read_conversations(source, _tree_of, _take_message)
 
 
 def _tree_of(storable: Storable, conversation: dict[str, Any]) -> Tree | None:

@@ -44,16 +44,22 @@ class Tree:
 
 
 def read_conversations(
-    source: Source, read: Callable[[dict[str, Any]], Iterator[Record | Ending] | None]
+    source: Source,
+    tree_of: Callable[[Storable, dict[str, Any]], Tree | None],
+    take: Callable[[Talk, Record, dict[str, Any]], None],
 ) -> Iterator[Record | Ending]:
-    """Read the conversations of an array; `read` gives the records of one, or None where it finds no messages."""
+    """Read the conversations of an array.
+
+    `tree_of` finds the messages of one, None where there are none; `take` says what becomes of a message.
+    """
+    storable = Storable(source.left_out)
     strays = Strays(source)
     try:
         for text in items_of(source.file):
             conversation = None if text is None else parse(text)
-            records = None if conversation is None else read(conversation)
-            if records is not None:
-                yield from strays.pass_on(records)
+            tree = None if conversation is None else tree_of(storable, conversation)
+            if tree is not None:
+                yield from strays.pass_on(_read_tree(source, storable, tree, take))
             elif text is None:
                 source.waiting[TORN] += 1
             else:
@@ -65,10 +71,14 @@ def read_conversations(
     strays.end()
 
 
-def read_tree(
+def raw_of(value: Any) -> str:
+    """Write a part of a larger document as a record of its own."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _read_tree(
     source: Source, storable: Storable, tree: Tree, take: Callable[[Talk, Record, dict[str, Any]], None]
 ) -> Iterator[Record | Ending]:
-    """Read the records of one conversation; `take` says what becomes of a message."""
     talk = Talk(storable)
     about = raw_of(tree.about)
     source_id = tree.source_id or short(f"{source.name}:{digest_of_text(about)}")
@@ -85,11 +95,6 @@ def read_tree(
     for kind, raw in tree.unparsed:
         yield unparsed(source, talk, conversation, kind, raw)
     yield Ending(conversation, talk.calls.waiting())
-
-
-def raw_of(value: Any) -> str:
-    """Write a part of a larger document as a record of its own."""
-    return json.dumps(value, separators=(",", ":"))
 
 
 def _in_order(tree: Tree) -> list[str]:

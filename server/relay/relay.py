@@ -7,6 +7,7 @@ another process (`server.relay.recorder`), whose slowness, failure or death cann
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -51,7 +52,7 @@ def relay(options: Options) -> NoReturn:
     to_client = Direction(server.stdout, 1, partial(copies.add, Kind.TO_CLIENT))
     Direction(0, server.stdin, partial(copies.add, Kind.TO_SERVER))
     handover = Handover(copies, partial(_start, _recorder(options, server.process.pid), start_new_session=True), _say)
-    code = server.process.wait()
+    code = _wait_for(server.process)
     # From here on a signal ends us.
     _on_signals(lambda number, _: os._exit(_SIGNALLED + number))
     to_client.finish()
@@ -107,6 +108,24 @@ def _pass_signals_on(server: "Popen[bytes]") -> None:
             server.send_signal(number)
 
     _on_signals(pass_on)
+
+
+def _wait_for(server: "Popen[bytes]") -> int:
+    # A signal that comes just before a system call does not interrupt it, and its handler would wait for the server's end
+    # as well: so what is waited for here is what each signal writes, and that end.
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        server.wait()
+        with suppress(BlockingIOError):
+            os.write(wake, b"\0")
+
+    threading.Thread(target=wait, daemon=True, name="waiting for the server").start()
+    while server.returncode is None:
+        os.read(woken, 64)
+    return server.returncode
 
 
 def _on_signals(handler: Callable[[int, object], object]) -> None:
