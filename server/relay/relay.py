@@ -111,8 +111,8 @@ def _pass_signals_on(server: "Popen[bytes]") -> None:
 
 
 def _wait_for(server: "Popen[bytes]") -> int:
-    # A signal that comes just before a system call does not interrupt it, and its handler would wait for the server's end
-    # as well: so what is waited for here is what each signal writes, and that end.
+    # A signal that comes just before a system call does not interrupt it, and its handler would wait for the
+    # server's end as well: so what is waited for here is what each signal writes, and that end.
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)

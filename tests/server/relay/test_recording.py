@@ -313,10 +313,18 @@ def processes_of(pipes: Pipes) -> tuple[int, int]:
     (server,) = (tasks / str(pipes.process.pid) / "children").read_text().split()
     # The relay starts it on another thread.
     while True:
-        children = " ".join((task / "children").read_text() for task in tasks.iterdir()).split()
-        for other in set(children) - {server}:
+        children = {child for task in tasks.iterdir() for child in _children_of(task)}
+        for other in children - {server}:
             if not has_ended(int(other)):
                 return int(server), int(other)
+
+
+def _children_of(task: Path) -> list[str]:
+    try:
+        return (task / "children").read_text().split()
+    except FileNotFoundError:
+        # A thread that has ended meanwhile.
+        return []
 
 
 def has_ended(process_id: int) -> bool:
