@@ -322,7 +322,7 @@ def processes_of(pipes: Pipes) -> tuple[int, int]:
 def _children_of(task: Path) -> list[str]:
     try:
         return (task / "children").read_text().split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         # A thread that has ended meanwhile.
         return []
 
