@@ -48,11 +48,13 @@ def relay(options: Options) -> NoReturn:
     command = list(options.command) or ourselves("--bridge", *options.given)
     server = _start_server(command)
     _pass_signals_on(server.process)
+    woken = _woken_by_signals_and_the_end_of(server.process)
     copies = Copies()
     to_client = Direction(server.stdout, 1, partial(copies.add, Kind.TO_CLIENT))
     Direction(0, server.stdin, partial(copies.add, Kind.TO_SERVER))
     handover = Handover(copies, partial(_start, _recorder(options, server.process.pid), start_new_session=True), _say)
-    code = _wait_for(server.process)
+    while (code := server.process.returncode) is None:
+        os.read(woken, 64)
     # From here on a signal ends us.
     _on_signals(lambda number, _: os._exit(_SIGNALLED + number))
     to_client.finish()
@@ -110,9 +112,9 @@ def _pass_signals_on(server: "Popen[bytes]") -> None:
     _on_signals(pass_on)
 
 
-def _wait_for(server: "Popen[bytes]") -> int:
+def _woken_by_signals_and_the_end_of(server: "Popen[bytes]") -> int:
     # A signal that comes just before a system call does not interrupt it, and its handler would wait for the
-    # server's end as well: so what is waited for here is what each signal writes, and that end.
+    # server's end as well: so what is waited for is what each signal writes, and that end.
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -123,9 +125,7 @@ def _wait_for(server: "Popen[bytes]") -> int:
             os.write(wake, b"\0")
 
     threading.Thread(target=wait, daemon=True, name="waiting for the server").start()
-    while server.returncode is None:
-        os.read(woken, 64)
-    return server.returncode
+    return woken
 
 
 def _on_signals(handler: Callable[[int, object], object]) -> None:
