@@ -1,4 +1,4 @@
-"""Full text: what the index costs an append and the disk, and how a search of much compares with a call of no work.
+"""Full text: what the index costs an append, a deletion, a merge and the disk, and what a search of much takes.
 
 Messages are of 400 bytes, their words drawn as in natural text (a few everywhere, most rarely). Appends go through the
 service, with the index and without it, in turn. Searches run on `MCP_CHAT_BENCHMARK_MESSAGES`
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.databases import index_all
+from chat_service import deletions
 from chat_service.service import ChatService
 from models.database import Database
 from models.ids import SessionId, UserId
@@ -27,6 +28,7 @@ from models.sqlite import SqliteEngine, choose_library
 
 ROOT = Path(__file__).parents[1]
 _IN_FLIGHT = 64
+_LONG = 10_000
 _QUERIES = ("rareword", "common", "common word", '"common word"', "-word1 common", "role:user common", "absent")
 
 
@@ -102,6 +104,31 @@ async def _searches(folder: Path, text: Text, count: int, rounds: int) -> None:
             times = [await _timed(partial(service.search_history, user_id, query)) for _ in range(rounds)]
             median = statistics.median(times)
             print(f"{query:20} {median * 1e6:8.0f} µs   × {median / floor:.1f}   worst {max(times) * 1e6:.0f} µs")
+        await _changes(database, service, user_id, text)
+
+
+async def _changes(database: Database, service: ChatService, user_id: UserId, text: Text) -> None:
+    """Print how long the writer is held by what takes entries out of the index, or moves them."""
+    short, long, target = [await _filled(service, user_id, text, count) for count in (100, _LONG, 1)]
+    await database.index()
+    print(f"\n{100} entries deleted: {await _timed(partial(service.delete_session, user_id, short)) * 1e3:.0f} ms")
+    merged = await _timed(partial(service.merge_sessions, user_id, long, target))
+    print(f"{_LONG} entries merged: {merged * 1e3:.0f} ms")
+    steps = [await _timed(partial(service.delete_session, user_id, target))]
+    while await database.read(deletions.is_anything_left):
+        steps.append(await _timed(partial(service.transaction, deletions.finish_some)))
+    print(
+        f"{_LONG} entries deleted in {len(steps)} steps: median {statistics.median(steps) * 1e3:.0f} ms, "
+        f"longest {max(steps) * 1e3:.0f} ms"
+    )
+
+
+async def _filled(service: ChatService, user_id: UserId, text: Text, count: int) -> SessionId:
+    session_id = SessionId((await service.create_chat_session(user_id, NewSession()))["id"])
+    for first in range(0, count, 500):
+        contents = text.many(min(500, count - first))
+        await service.add_messages(user_id, session_id, [NewMessage(role="user", content=each) for each in contents])
+    return session_id
 
 
 def _insert(path: Path, text: Text, count: int) -> None:

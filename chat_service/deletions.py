@@ -293,6 +293,8 @@ def _remove_entries(connection: Connection, entries: Table, session_key: int, st
     for key, size in connection.execute(select_some, {"session_key": session_key}):
         keys.append(key)
         step.spend(rows=1, characters=size)
+        if entries is not source_records:
+            step.spend_indexed(size)
         if step.is_over:
             break
     if keys:

@@ -26,7 +26,7 @@ _PARENT: Any = bindparam("parent_key")
 _FORK: Any = bindparam("fork_key")
 _LOW: Any = bindparam("low")
 _HIGH: Any = bindparam("high")
-_NOT_COPIED = ("key", "session_key", "idempotency_key", "digest")
+_NOT_COPIED = ("key", "session_key", "idempotency_key", "digest", "indexed_in")
 
 
 def _within(entries: Table, session_key: Any) -> ColumnElement[bool]:

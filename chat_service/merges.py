@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, select, union_all, update
+from sqlalchemy import Connection, Table, bindparam, func, select, union_all, update
 
 from chat_service.events import Event
 from chat_service.sessions import check_ids, find_session, get_session, refuse_merged
@@ -40,6 +40,9 @@ def _release(entries: Table) -> Any:
 
 def _move(entries: Table, *seqs: str) -> Any:
     moved = {name: entries.c[name] + _OFFSET for name in seqs}
+    if "indexed_in" in entries.c:
+        # Under the same mark, so that the index of full text stays as it is (docs/decisions/full-text.md).
+        moved["indexed_in"] = func.coalesce(entries.c.indexed_in, entries.c.session_key)
     return update(entries).where(entries.c.session_key == _SOURCE).values(session_key=_TARGET, **moved)
 
 

@@ -22,6 +22,7 @@ from sqlalchemy import (
     select,
     true,
     type_coerce,
+    union,
 )
 
 from chat_service import query_language
@@ -119,6 +120,16 @@ def _candidates(entries: Table) -> Prepared:
     return Prepared(select(totals, found).select_from(totals.outerjoin(found, true())))
 
 
+_MOVED_FROM = Prepared(
+    union(
+        *(
+            select(entries.c.indexed_in).where(
+                entries.c.session_key.in_(select(_listed("sessions"))), entries.c.indexed_in.is_not(None)
+            )
+            for entries in (messages, tool_usages)
+        )
+    )
+)
 _CANDIDATES = {entries.name: _candidates(entries) for entries in _KINDS}
 _MESSAGE_HITS = _of_keys(
     messages, messages.c.role, null().label("tool_name"), messages.c.content, _text(messages.c.parts).label("parts")
@@ -167,8 +178,9 @@ def search(
     *edges, given = read_cursor_of(cursor, len(_KINDS) + 1, *of) or (_NEWEST,) * len(_KINDS) + (0,)
     user_key = get_user_key(connection, user_id)
     segments = [each for session_id in wanted.sessions for each in segments_of(connection, user_id, session_id)]
+    marks = _marks(connection, user_key, segments)
     blocks = [
-        _block(connection, entries, edge, user_id, user_key, wanted, segments)
+        _block(connection, entries, edge, user_id, wanted, marks, segments)
         for entries, edge in zip(_KINDS, edges, strict=True)
     ]
     finders = [Finder(term) for term in wanted.terms]
@@ -201,13 +213,13 @@ def _block(
     entries: Table,
     edge: int,
     user_id: UserId,
-    user_key: int,
     wanted: SearchQuery,
+    marks: Sequence[str],
     segments: Sequence[Segment],
 ) -> _Block:
     if edge == 0 or not _may_fit(entries, wanted):
         return _Block([], 0, 0)
-    expression = _expression(entries, wanted, user_key, segments)
+    expression = _expression(entries, wanted, marks)
     is_narrowed = bool(wanted.before or wanted.after or segments)
     scan = _SCANNED if is_narrowed else BLOCK + 1
     parameters = {
@@ -235,11 +247,17 @@ def _may_fit(entries: Table, wanted: SearchQuery) -> bool:
     return not wanted.roles or "tool" in wanted.roles
 
 
-def _expression(entries: Table, wanted: SearchQuery, user_key: int, segments: Sequence[Segment]) -> str:
-    marks = [[full_text.user_mark(user_key)]]
-    if segments:
-        # A session has one owner: its mark says whose it is, and is rarer.
-        marks = [sorted({full_text.session_mark(segment.session_key) for segment in segments})]
+def _marks(connection: Connection, user_key: int, segments: Sequence[Segment]) -> list[str]:
+    if not segments:
+        return [full_text.user_mark(user_key)]
+    # A session has one owner: its mark says whose it is, and is rarer.
+    sessions = {segment.session_key for segment in segments}
+    sessions.update(key for (key,) in _MOVED_FROM.rows(connection, {"sessions": to_json(sorted(sessions))}))
+    return [full_text.session_mark(key) for key in sorted(sessions)]
+
+
+def _expression(entries: Table, wanted: SearchQuery, owners: Sequence[str]) -> str:
+    marks = [owners]
     if wanted.roles and entries is messages:
         marks.append([full_text.role_mark(role) for role in wanted.roles])
     return full_text.expression(full_text.Wanted(wanted.terms, wanted.excluded, marks, wanted.tools))

@@ -80,7 +80,7 @@ from models.shapes import (
 
 logger = logging.getLogger(__name__)
 
-_BREATH_SECONDS = 0.02
+_BREATH_SECONDS = 0.01
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")

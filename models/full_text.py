@@ -7,8 +7,9 @@ deletes a row, cascades too, does so in the same transaction (docs/decisions/ful
 forgets a row only if it is told the very words that it was given: what makes words here must never change without a
 migration that builds the index anew, and so it relies on nothing that changes with Python or its Unicode tables.
 
-Columns: `owner` holds marks of user, session and role; `name` the tool's and its server's name; `text` the words, with
-every character of a script that puts no spaces between words standing alone; `pieces` the parts of camelCase names.
+Columns: `owner` holds marks of user, session (where the entry was first, wherever it was moved) and role; `name` the
+tool's and its server's name; `text` the words, with every character of a script that puts no spaces between words
+standing alone; `pieces` the parts of camelCase names.
 """
 
 import json
@@ -47,20 +48,20 @@ _SECURE_DELETE_SINCE = (3, 42, 0)
 _OPTIONS = """content='', columnsize=0, tokenize="unicode61 remove_diacritics 2 categories 'L* N* M* Co'\""""
 _OWNER = (
     "coalesce('u' || (SELECT coalesce(indexed_for, user_key) FROM chat_sessions WHERE key = {0}.session_key), '')"
-    " || ' s' || {0}.session_key"
+    " || ' s' || coalesce({0}.indexed_in, {0}.session_key)"
 )
 _KEPT = (
     (
         "message_search",
         "messages",
-        "session_key, role, content, parts",
+        ("role", "content", "parts"),
         _OWNER + " || ' r' || {0}.role, '', "
         "message_words({0}.content, {0}.parts), message_pieces({0}.content, {0}.parts)",
     ),
     (
         "tool_usage_search",
         "tool_usages",
-        "session_key, tool_name, server_name, arguments, result, error",
+        ("tool_name", "server_name", "arguments", "result", "error"),
         _OWNER + ", tool_name_words({0}.tool_name, {0}.server_name), "
         "tool_words({0}.arguments, {0}.result, {0}.error), "
         "tool_pieces({0}.tool_name, {0}.server_name, {0}.arguments, {0}.result, {0}.error)",
@@ -95,6 +96,8 @@ def create_statements(library_version: tuple[int, int, int]) -> list[str]:
         remove = f"INSERT INTO {index}({index}, {_COLUMNS}) VALUES ('delete', old.key, {words.format('old')});"
         progress = f"(SELECT indexed_key FROM search_progress WHERE entries = '{entries}')"
         is_indexed = f"WHEN old.key <= {progress}"
+        # Not where an entry is moved and stays under its marks: its words are the same.
+        are_other = " OR ".join(f"{each.format('old')} IS NOT {each.format('new')}" for each in _said_by(indexed))
         newest = f"(SELECT coalesce(max(key), 0) FROM {entries})"
         step_back = f"UPDATE search_progress SET indexed_key = {newest} WHERE entries = '{entries}';"
         statements += [
@@ -106,8 +109,8 @@ def create_statements(library_version: tuple[int, int, int]) -> list[str]:
             # SQLite gives a new row the key after the largest, so the largest of all, once deleted, is given again.
             f"CREATE TRIGGER {index}_deleted AFTER DELETE ON {entries} WHEN {progress} > {newest} "
             f"BEGIN {step_back} END",
-            f"CREATE TRIGGER {index}_update AFTER UPDATE OF {indexed} ON {entries} {is_indexed} "
-            f"BEGIN {remove} {add} END",
+            f"CREATE TRIGGER {index}_update AFTER UPDATE OF session_key, indexed_in, {', '.join(indexed)} ON {entries} "
+            f"{is_indexed} AND ({are_other}) BEGIN {remove} {add} END",
         ]
         if library_version >= _SECURE_DELETE_SINCE:
             statements.append(f"INSERT INTO {index}({index}, rank) VALUES ('secure-delete', 1)")
@@ -216,6 +219,10 @@ def tool_words(arguments: str, result: str | None, error: str | None) -> str:
 def tool_pieces(tool_name: str, server_name: str | None, arguments: str, result: str | None, error: str | None) -> str:
     """Return the parts of the camelCase names in a tool call."""
     return _pieces(f"{tool_name} {server_name or ''} {tool_text(arguments, result, error)}")
+
+
+def _said_by(columns: Sequence[str]) -> list[str]:
+    return [_OWNER, *("{0}." + each for each in columns)]
 
 
 def _alone(text: str) -> str:

@@ -13,8 +13,8 @@ from models import full_text
 from models.prepared import Prepared
 from models.tables import messages, search_progress, tool_usages
 
-_ENTRIES, _CHARACTERS = 1_000, 500_000
-"""A slice: ten to twenty milliseconds of work."""
+_ENTRIES, _CHARACTERS = 500, 200_000
+"""A slice: some twenty milliseconds of work where the words are as many and as various as people's are."""
 
 _TEXTS = {
     messages: (messages.c.content, messages.c.parts),

@@ -45,10 +45,12 @@ them are rolled back, and each is run by itself.
 """
 
 READER_BUSY_MILLISECONDS = 5_000
+_WRITER_CACHE_KIBIBYTES = 16_000
+"""The writer's cache at most: in a large file it misses less (docs/decisions/pages-and-cache.md)."""
 _COMMIT_SECONDS = 1.0
 _PROGRESS_STEPS = 10_000
-_CHANGES_UNTIL_INDEXED = 1_000
-"""So many changed rows are written before the writer indexes a slice, which is as many entries at least."""
+_CHANGES_UNTIL_INDEXED = 500
+"""For so many changed rows the writer indexes a slice, which is as many entries where they are not long."""
 
 # Primary result codes (sqlite.org/rescode.html): the low byte of an extended code.
 BUSY, _LOCKED, _READONLY, _INTERRUPT, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _PROTOCOL, _NOTADB = (
@@ -260,15 +262,14 @@ class SqliteConnection:
         return outcomes
 
     def index_when_due(self) -> None:
-        """Index as much as has been written, if that is much; what cannot be indexed now is left to the next time."""
-        slices = (self._raw.total_changes - self._indexed_at) // _CHANGES_UNTIL_INDEXED
-        if slices == 0:
+        """Index a slice if as much has been written; what cannot be indexed now is left to the next time."""
+        changes = self._raw.total_changes
+        if changes - self._indexed_at < _CHANGES_UNTIL_INDEXED:
             return
-        # No more than that, whatever else is not indexed: units are waiting.
-        for _ in range(slices):
-            if self._index_slice():
-                break
-        self._indexed_at = self._raw.total_changes
+        # One, and for what was written, however much else is not indexed: units are waiting.
+        is_over = self._index_slice()
+        paid = changes - self._indexed_at if is_over else _CHANGES_UNTIL_INDEXED
+        self._indexed_at += paid + self._raw.total_changes - changes
 
     def run_read(self, unit: Callable[[Connection], Any], deadline: float) -> Any:
         """Run a unit that only reads, on one snapshot."""
@@ -334,6 +335,7 @@ class SqliteConnection:
         if self._writes:
             # Only now: the settings read the schema, and may meet another process's lock themselves.
             self._raw.execute("PRAGMA busy_timeout=0")
+            self._raw.execute(f"PRAGMA cache_size={-_WRITER_CACHE_KIBIBYTES:d}")
         self._raw.set_progress_handler(self._past_deadline, _PROGRESS_STEPS)
         self._connection = self._engine.over(self._raw)
         return self._raw

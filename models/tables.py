@@ -35,7 +35,7 @@ from models.errors import DAMAGED, Unavailable
 from models.ids import from_microseconds, pack_id, to_microseconds, unpack_id
 from models.text import to_json
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 """The number of the newest migration; in an SQLite file it stands in `PRAGMA user_version`."""
 
 APPLICATION_ID = 0x4D435043
@@ -201,6 +201,8 @@ messages = Table(
     Column("message_metadata", Json),
     Column("parts", Json),
     Column("content", Text, nullable=False),
+    # The session under which it is in the index, where it was moved to another one: so it is not indexed again.
+    Column("indexed_in", BigInteger),
     UniqueConstraint("session_key", "seq"),
     _one_of("kind", "message", "summary", "pin", "replacement"),
     _one_of("role", "system", "user", "assistant", "tool"),
@@ -229,6 +231,7 @@ tool_usages = Table(
     Column("result", Json),
     Column("token_count", BigInteger),
     Column("call_metadata", Json),
+    Column("indexed_in", BigInteger),
     UniqueConstraint("session_key", "seq"),
     _one_of("status", "success", "error", "cancelled", "unknown"),
     _one_of("origin", "user", "agent", "import", "proxy"),
@@ -363,6 +366,8 @@ salts = Table(
 for _entries in (messages, tool_usages):
     _given = _entries.c.idempotency_key.is_not(None)
     Index(None, _entries.c.session_key, _entries.c.idempotency_key, unique=True, sqlite_where=_given)
+    _moved = _entries.c.indexed_in.is_not(None)
+    Index(None, _entries.c.session_key, _entries.c.indexed_in, sqlite_where=_moved)
 Index(None, messages.c.session_key, messages.c.kind, messages.c.seq, sqlite_where=messages.c.kind != "message")
 Index(
     None, messages.c.session_key, messages.c.replaces_seq, messages.c.seq,

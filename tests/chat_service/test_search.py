@@ -23,7 +23,7 @@ from models.inputs import NewMessage, NewToolUsage, TextPart
 from models.shapes import MessageDict, SearchHitDict, ToolUsageDict
 from models.tables import tool_usages
 from tests.conftest import url_of
-from tests.support import PROPERTY, done, fill, new_session, new_user, said, watch_statements
+from tests.support import PROPERTY, asking, done, fill, new_session, new_user, said, watch_statements
 
 pytestmark = pytest.mark.anyio
 
@@ -407,6 +407,7 @@ async def test_deleting_a_session_or_a_user_leaves_nothing_of_theirs_in_the_inde
     assert len(await search_all(service, user_id, "canary1")) == 40
     assert len(await search_all(service, user_id, "canary")) == 82
     await service.delete_user(user_id)
+    await service.finish_deletions()
     left = await database.read(index_bytes)
     for word in (b"canary", "秘".encode(), "密".encode(), b"username"):
         assert word not in left
@@ -447,6 +448,37 @@ async def test_entries_that_move_to_another_session_are_found_there(database: Da
     await database.read(check_indexes)
 
 
+async def test_what_is_merged_is_found_in_its_new_session_and_the_index_stays_as_it_is(
+    database: Database, service: ChatService, user_id: UserId
+) -> None:
+    first, second, third = [await new_session(service, user_id) for _ in range(3)]
+    await service.add_messages(user_id, first, [said("wanderer one"), asking("call")])
+    await service.add_tool_usage(user_id, first, done("wanderer", tool_call_id="call"))
+    await service.add_message(user_id, second, said("wanderer two"))
+    await service.add_message(user_id, third, said("wanderer three"))
+    await database.index()
+    before = await database.read(index_bytes)
+    await service.merge_sessions(user_id, first, second)
+    assert await database.read(index_bytes) == before
+    await service.add_message(user_id, second, said("wanderer four"))
+    assert len(await search_all(service, user_id, f"wanderer session:{second}")) == 4
+    await service.merge_sessions(user_id, second, third)
+    for session_id, found in ((first, []), (second, []), (third, [1, 2, 3, 5, 6])):
+        hits = hit_keys(await search_all(service, user_id, f"wanderer session:{session_id}"))
+        assert sorted(hits) == [(third, seq) for seq in found]
+    fork_id = SessionId((await service.fork_session(user_id, third, 5))["id"])
+    assert len(await search_all(service, user_id, f"wanderer session:{fork_id}")) == 4
+    for session_id in (first, second):
+        await service.delete_session(user_id, session_id)
+    assert len(await search_all(service, user_id, f"wanderer session:{third}")) == 5
+    await service.delete_session(user_id, third)
+    assert len(await search_all(service, user_id, f"wanderer session:{fork_id}")) == 4, "its copy is indexed as its own"
+    await service.delete_session(user_id, fork_id)
+    await service.finish_deletions()
+    assert b"wanderer" not in await database.read(index_bytes)
+    await database.read(check_indexes)
+
+
 async def test_searching_takes_a_fixed_number_of_statements_whatever_there_is(database_url: str) -> None:
     async with Database(database_url, readers=1) as database:
         service = ChatService(database)
@@ -458,7 +490,7 @@ async def test_searching_takes_a_fixed_number_of_statements_whatever_there_is(da
             await service.search_history(user_id, "what is new is indexed by the first search")
             for query, expected in (
                 ("number", 5),
-                (f"number session:{session_id}", 6),
+                (f"number session:{session_id}", 7),
                 ("number role:user", 4),
                 ("absent", 5),
                 ("number after:2000-01-01", 5),

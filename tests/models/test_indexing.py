@@ -1,6 +1,6 @@
 """Indexing: entries are indexed after their commit, each once, and a search finds them from that commit on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from random import Random
@@ -135,7 +135,7 @@ async def test_a_key_that_is_given_again_is_indexed_again(
     await database.write(check_words)
 
 
-KINDS = ("append", "append", "call", "call", "delete", "delete", "delete newest", "move", "change", "index")
+KINDS = ("append", "append", "call", "call", "delete", "delete", "delete newest", "move", "merge", "change", "index")
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -172,13 +172,18 @@ class _Step:
             for entries in INDEXES:
                 newest = f"(SELECT max(key) FROM {entries})"  # noqa: S608
                 run(f"DELETE FROM {entries} WHERE key > {newest} - ?", (second,))  # noqa: S608
-        elif self.kind == "move":
-            run("UPDATE messages SET session_key = ?, seq = seq + 1000 * ? WHERE session_key = ?",
-                (second, self.number + 1, first % 3 + 1))  # fmt: skip
+        elif self.kind in ("move", "merge"):
+            self._move(run)
         elif self.kind == "change":
             run("UPDATE tool_usages SET result = ? WHERE key = ?", (f'"changed {self.number}"', first))
         else:
             index_some(connection)
+
+    def _move(self, run: Callable[..., Any]) -> None:
+        under = "coalesce(indexed_in, session_key)" if self.kind == "merge" else "indexed_in"
+        for entries in INDEXES:
+            run(f"UPDATE {entries} SET session_key = ?, seq = seq + 1000 * ?, indexed_in = {under} "  # noqa: S608
+                "WHERE session_key = ?", (self.second, self.number + 1, self.first % 3 + 1))  # fmt: skip
 
 
 async def test_a_search_beside_a_lock_answers_without_the_newest_and_says_so(

@@ -14,7 +14,8 @@ from models.ids import SessionId, UserId
 from models.sqlite import choose_library
 from models.tables import APPLICATION_ID, SCHEMA_VERSION
 from tests.conftest import url_of
-from tests.support import done, said
+from tests.models.test_indexing import check_words
+from tests.support import done, new_session, said
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +33,16 @@ ROWS_OF_VERSION_1 = (
     "INSERT INTO tool_usages (session_key, seq, tool_name, status, origin, created_at, arguments) "
     "VALUES (1, 2, 'read', 'success', 'agent', 0, '{}')",
     "INSERT INTO tool_call_references VALUES (1, 'call', 1)",
+)
+
+_OWNER_OF_VERSION_10 = "'u1 s' || session_key"
+WORDS_OF_VERSION_10 = (
+    ("message_search", "messages", f"{_OWNER_OF_VERSION_10} || ' r' || role, '', content, ''"),
+    (
+        "tool_usage_search",
+        "tool_usages",
+        f"{_OWNER_OF_VERSION_10}, tool_name || ' {full_text.BARRIER} ', arguments, ''",
+    ),
 )
 
 
@@ -56,16 +67,21 @@ def rows_of(path: Path) -> dict[str, list[Any]]:
     return found
 
 
+def check_kept(before: dict[str, list[Any]], after: dict[str, list[Any]]) -> None:
+    """Fail unless every row is there as it was, and columns that it did not have are empty."""
+    for table, rows in after.items():
+        for row, old in zip(rows, before[table], strict=True):
+            assert row[: len(old)] == old
+            assert set(row[len(old) :]) <= {None}
+
+
 async def test_a_database_of_version_1_keeps_every_row_and_can_be_forked_and_deleted(tmp_path: Path) -> None:
     path = tmp_path / "chat.db"
     make(path, 1, *ROWS_OF_VERSION_1)
     before = rows_of(path)
     async with Database(url_of(path)) as database:
         assert (await database.health())["schema_version"] == SCHEMA_VERSION
-        for table, rows in rows_of(path).items():
-            for row, old in zip(rows, before[table], strict=True):
-                assert row[: len(old)] == old
-                assert set(row[len(old) :]) <= {None}
+        check_kept(before, rows_of(path))
         service = ChatService(database)
         user_id, session_id = UserId(USER_ID), SessionId(SESSION_ID)
         fork = await service.fork_session(user_id, session_id)
@@ -73,6 +89,28 @@ async def test_a_database_of_version_1_keeps_every_row_and_can_be_forked_and_del
         await service.delete_session(user_id, session_id)
         history = await service.get_session_history(user_id, SessionId(fork["id"]))
         assert [entry["seq"] for entry in history["entries"]] == [1, 2, 3]
+
+
+async def test_a_database_of_version_10_keeps_every_row_and_forgets_the_words_of_what_was_moved(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    indexed = [
+        f"INSERT INTO {index} (rowid, owner, name, text, pieces) SELECT key, {words} FROM {entries} AS entry"  # noqa: S608
+        for index, entries, words in WORDS_OF_VERSION_10
+    ]
+    progress = "UPDATE search_progress SET indexed_key = 1"
+    make(path, 10, *ROWS_OF_VERSION_1, *indexed, progress)
+    before = rows_of(path)
+    async with Database(url_of(path)) as database:
+        check_kept(before, rows_of(path))
+        await database.write(check_words)
+        service = ChatService(database)
+        user_id, session_id = UserId(USER_ID), SessionId(SESSION_ID)
+        target_id = await new_session(service, user_id)
+        await service.merge_sessions(user_id, session_id, target_id)
+        assert len((await service.search_history(user_id, f"hello session:{target_id}"))["hits"]) == 1
+        await database.write(check_words)
+        await service.delete_session(user_id, target_id)
+        await database.write(check_words)
 
 
 async def test_a_database_of_version_9_keeps_every_row_and_finds_its_calls_by_time(tmp_path: Path) -> None:
@@ -84,7 +122,7 @@ async def test_a_database_of_version_9_keeps_every_row_and_finds_its_calls_by_ti
     before = rows_of(path)
     async with Database(url_of(path)) as database:
         assert (await database.health())["schema_version"] == SCHEMA_VERSION
-        assert rows_of(path) == before
+        check_kept(before, rows_of(path))
         usage = done("read", arguments={}, origin="proxy", started_at="2026-03-01T10:00:02Z")
         joined = await ChatService(database).add_tool_usage(UserId(USER_ID), SessionId(SESSION_ID), usage)
         assert (joined["seq"], joined["origin"]) == (2, "proxy")
@@ -101,8 +139,7 @@ async def test_a_database_of_version_8_finishes_what_it_was_deleting_and_has_an_
     make(path, 8, *ROWS_OF_VERSION_1, *nobody)
     before = rows_of(path)
     async with Database(url_of(path)) as database:
-        for table, rows in rows_of(path).items():
-            assert [row[: len(old)] for row, old in zip(rows, before[table], strict=True)] == before[table]
+        check_kept(before, rows_of(path))
         service = ChatService(database)
         user_id, session_id = UserId(USER_ID), SessionId(SESSION_ID)
         assert await service.finish_deletions()
