@@ -109,7 +109,7 @@ def index_all(path: Path) -> None:
         is_complete = False
         while not is_complete:
             raw.execute("BEGIN IMMEDIATE")
-            is_complete = index_some(connection)
+            is_complete = index_some(connection).is_last
             raw.execute("COMMIT")
         connection.detach()
         raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -145,7 +145,7 @@ class Database:
         Raises Unavailable where nothing can be written.
         """
         until = time.monotonic() + _INDEX_SECONDS
-        while not await self._submit(by_itself(indexing.index_some), None, _INDEX_SECONDS):
+        while not (await self._submit(by_itself(indexing.index_some), None, _INDEX_SECONDS)).is_last:
             if time.monotonic() > until:
                 return False
         return True

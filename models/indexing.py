@@ -5,7 +5,7 @@ than the append itself. So entries are indexed in slices after their commit: by 
 and before a search (docs/decisions/full-text.md).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Text, and_, bindparam, func, select, type_coerce, update
 
@@ -47,22 +47,29 @@ _ADVANCE = Prepared(
 )
 
 
+class Slice(NamedTuple):
+    """How many entries a slice had, and whether every entry is indexed after it."""
+
+    entries: int
+    is_last: bool
+
+
 def is_complete(connection: Connection) -> bool:
     """Tell whether every entry is indexed."""
     row = _IS_COMPLETE.first(connection, {})
     return row is not None and bool(row[0])
 
 
-def index_some(connection: Connection) -> bool:
-    """Index the next slice of messages, and of tool usages; tell whether every entry is indexed after it."""
-    are_complete = [_index_some(connection, entries.name) for entries in _TEXTS]
-    return all(are_complete)
+def index_some(connection: Connection) -> Slice:
+    """Index the next slice of messages, and of tool usages."""
+    slices = [_index_some(connection, entries.name) for entries in _TEXTS]
+    return Slice(sum(each.entries for each in slices), all(each.is_last for each in slices))
 
 
-def _index_some(connection: Connection, entries: str) -> bool:
+def _index_some(connection: Connection, entries: str) -> Slice:
     found = _NEXT[entries].rows(connection, {})
     if not found:
-        return True
+        return Slice(0, is_last=True)
     taken, characters = 0, 0
     for _, size in found:
         taken, characters = taken + 1, characters + size
@@ -71,4 +78,4 @@ def _index_some(connection: Connection, entries: str) -> bool:
     first, last = found[0][0] - 1, found[taken - 1][0]
     connection.exec_driver_sql(_ADD[entries], (first, last))
     _ADVANCE.run(connection, {"of_entries": entries, "last": last})
-    return taken == len(found) < _ENTRIES
+    return Slice(taken, is_last=taken == len(found) < _ENTRIES)

@@ -49,8 +49,8 @@ _WRITER_CACHE_KIBIBYTES = 16_000
 """The writer's cache at most: in a large file it misses less (docs/decisions/pages-and-cache.md)."""
 _COMMIT_SECONDS = 1.0
 _PROGRESS_STEPS = 10_000
-_CHANGES_UNTIL_INDEXED = 500
-"""For so many changed rows the writer indexes a slice, which is as many entries where they are not long."""
+_CHANGES_UNTIL_INDEXED = 1_000
+"""Once so many rows have changed the writer indexes a slice: an append by itself changes two, so as many as it has."""
 
 # Primary result codes (sqlite.org/rescode.html): the low byte of an extended code.
 BUSY, _LOCKED, _READONLY, _INTERRUPT, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _PROTOCOL, _NOTADB = (
@@ -267,8 +267,8 @@ class SqliteConnection:
         if changes - self._indexed_at < _CHANGES_UNTIL_INDEXED:
             return
         # One, and for what was written, however much else is not indexed: units are waiting.
-        is_over = self._index_slice()
-        paid = changes - self._indexed_at if is_over else _CHANGES_UNTIL_INDEXED
+        indexed = self._index_slice()
+        paid = changes - self._indexed_at if indexed.is_last else indexed.entries
         self._indexed_at += paid + self._raw.total_changes - changes
 
     def run_read(self, unit: Callable[[Connection], Any], deadline: float) -> Any:
@@ -293,16 +293,17 @@ class SqliteConnection:
             raise self.to_answer(error) from None
         return int(version)
 
-    def _index_slice(self) -> bool:
-        """Index some of what is new; tell whether there is nothing more to be done now."""
+    def _index_slice(self) -> indexing.Slice:
+        """Index some of what is new; where that cannot be done now, as if nothing were new."""
+        nothing = indexing.Slice(0, is_last=True)
         try:
             if indexing.is_complete(self._connected):
-                return True
+                return nothing
         except Exception:
             # Whatever it is, the next append will meet it, and tell.
-            return True
+            return nothing
         (outcome,) = self.run_group([Job(by_itself(indexing.index_some), None, time.monotonic() + _COMMIT_SECONDS)])
-        return outcome.error is not None or bool(outcome.result)
+        return nothing if outcome.error is not None else outcome.result
 
     def _run(self, run: Sequence[Job], *, savepoint: bool) -> list[Outcome]:
         deadline = min(job.deadline for job in run)
