@@ -16,7 +16,7 @@ from chat_service import blobs
 from chat_service.service import ChatService
 from models.errors import Unavailable
 from models.ids import SessionId, UserId
-from server.export.reading import Entry, entries_of, heading_of, time_of
+from server.export.reading import Entry, entries_of, heading_of, parts_of, time_of
 
 MAX_IMAGE = 10 * 1024 * 1024
 """So many bytes an image may have to be shown in the page."""
@@ -84,6 +84,8 @@ async def _images(service: ChatService, user_id: UserId, session_id: SessionId, 
     """Return the images of a message as addresses that hold them, by their digest."""
     found: dict[str, str] = {}
     for part in (entry["parts"] or ()) if "message_type" in entry else ():
+        if part["type"] == "tool_call":
+            return {"label": f"→ {part.get('name') or part['id']}"}
         if part["type"] == "blob_reference" and part.get("mime_type") in _IMAGES and part["size"] <= MAX_IMAGE:
             data = await service.snapshot(
                 partial(blobs.read, user_id=user_id, session_id=session_id, sha256=part["sha256"])
@@ -122,9 +124,8 @@ class _Pages:
     def entry(self, entry: Entry, images: dict[str, str]) -> str:
         """Write an entry."""
         if "message_type" in entry:
-            parts = entry["parts"] or [{"type": "text", "content": entry["content"]}]
             kind: str = entry["message_type"]
-            blocks = [self._block(part, images) for part in parts]
+            blocks = [self._block(part, images) for part in parts_of(entry)]
         else:
             kind, blocks = "call", _blocks_of_tool(entry)
         return self.render(
@@ -137,6 +138,8 @@ class _Pages:
                 "label": "Thought:" if part["type"] == "reasoning" else None,
                 "html": self._safe(self._rendered(part["content"])),
             }
+        if part["type"] == "tool_call":
+            return {"label": f"→ {part.get('name') or part['id']}"}
         if part["type"] == "blob_reference" and part["sha256"] in images:
             return {"image": images[part["sha256"]]}
         return {"text": json.dumps({key: value for key, value in part.items() if key != "content"}, ensure_ascii=False)}

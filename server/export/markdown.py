@@ -12,7 +12,7 @@ from typing import Any
 from chat_service.service import ChatService
 from models.ids import SessionId, UserId
 from models.shapes import SessionDict
-from server.export.reading import Entry, entries_of, heading_of, time_of
+from server.export.reading import Entry, entries_of, heading_of, parts_of, time_of
 
 _LINE_ENDS = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _RUNS = re.compile("`+")
@@ -46,14 +46,14 @@ def _head(session: SessionDict) -> str:
         "created": session["created_at"],
         "imported from": session["source"],
     }
-    lines = [f"- {name}: {inline(str(value))}" for name, value in about.items() if value is not None]
+    lines = [f"- {name}: {_name(str(value))}" for name, value in about.items() if value is not None]
     return f"# {inline(session['title'] or 'Untitled')}\n\n" + "\n".join(lines) + "\n"
 
 
 def _section(entry: Entry) -> str:
-    pieces = [f"\n## {entry['seq']} {heading_of(entry)}\n", f"{inline(time_of(entry))}\n"]
+    pieces = [f"\n## {entry['seq']} {heading_of(entry)}\n", f"{_name(time_of(entry))}\n"]
     if "message_type" not in entry:
-        pieces += [f"`{entry['tool_name']}`\n" if _is_plain(entry["tool_name"]) else f"{inline(entry['tool_name'])}\n"]
+        pieces.append(f"{_name(entry['tool_name'])}\n")
         pieces.append(fence(_indented(entry["arguments"]), "json"))
         if entry["error"] is not None:
             pieces.append(fence(entry["error"]))
@@ -61,8 +61,7 @@ def _section(entry: Entry) -> str:
             is_text = isinstance(entry["result"], str)
             pieces.append(fence(entry["result"]) if is_text else fence(_indented(entry["result"]), "json"))
         return "\n".join(pieces)
-    parts = entry["parts"] or [{"type": "text", "content": entry["content"]}]
-    return "\n".join([*pieces, *(_part(part) for part in parts)])
+    return "\n".join([*pieces, *(_part(part) for part in parts_of(entry))])
 
 
 def _part(part: dict[str, Any]) -> str:
@@ -70,6 +69,8 @@ def _part(part: dict[str, Any]) -> str:
         return fence(part["content"])
     if part["type"] == "reasoning":
         return "Thought:\n\n" + fence(part["content"])
+    if part["type"] == "tool_call":
+        return f"→ {_name(part.get('name') or part['id'])}\n"
     shown = {name: value for name, value in part.items() if name != "content"}
     return fence(json.dumps(shown, ensure_ascii=False), "json")
 
@@ -78,5 +79,6 @@ def _indented(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2)
 
 
-def _is_plain(name: str) -> bool:
-    return re.fullmatch(r"[\w.:-]+", name, re.ASCII) is not None
+def _name(text: str) -> str:
+    """Write a name, a time or an id so that it can be copied as it is, where nothing in it could end that."""
+    return f"`{text}`" if re.fullmatch(r"[\w.:-]+", text, re.ASCII) else inline(text)

@@ -1,6 +1,7 @@
 """Reading whole sessions page by page, for those who write them out."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 from chat_service.service import ChatService
 from models.ids import SessionId, UserId
@@ -21,6 +22,19 @@ async def entries_of(service: ChatService, user_id: UserId, session_id: SessionI
         seq = window["after_seq"]
         if not window["newer"]:
             return
+
+
+def parts_of(message: MessageDict) -> list[dict[str, Any]]:
+    """Return all that a message says, as parts: also the text that stands in its content alone, after what was thought."""
+    parts = message["parts"] or []
+    # Importers keep the text of the parts in the content as well.
+    texts = [part["content"] for part in parts if part["type"] == "text"]
+    if not message["content"] or "".join(message["content"].split()) == "".join("".join(texts).split()):
+        return parts
+    rest = [part for part in parts if part["type"] != "text" or part["content"] not in message["content"]]
+    thought = [part for part in rest if part["type"] == "reasoning"]
+    others = [part for part in rest if part["type"] != "reasoning"]
+    return [*thought, {"type": "text", "content": message["content"]}, *others]
 
 
 def heading_of(entry: Entry) -> str:

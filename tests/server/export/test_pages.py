@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from chat_service.service import ChatService
 from models.errors import NotFound
 from models.ids import SessionId, UserId
-from models.inputs import NewMessage, NewSession, ReasoningPart, TextPart, UriPart
+from models.inputs import NewMessage, NewSession, ReasoningPart, TextPart, ToolCallPart, UriPart
 from server.export.html import write_html
 from server.export.markdown import fence, inline, write_markdown
 from tests.chat_service.transcripts.support import SHORT, Said, sessions_of, take_in, write_anthropic
@@ -186,6 +186,25 @@ async def test_what_is_markdown_is_shown_as_such(service: ChatService, user_id: 
     reading = assert_runs_nothing(await text_of(write_html(service, user_id, [session_id])))
     assert {"li", "em", "a", "table"} <= set(reading.tags)
     assert ("a", "rel", "noopener noreferrer nofollow") in reading.attributes
+
+
+@pytest.mark.parametrize("write", [write_html, write_markdown])
+async def test_text_beside_parts_is_shown_once_with_the_calls_that_were_asked_for(
+    service: ChatService, user_id: UserId, write: Any
+) -> None:
+    session_id = await new_session(service, user_id)
+    asked: list[Any] = [ToolCallPart(type="tool_call", id="call_1", name="scale")]
+    told: list[Any] = [ReasoningPart(type="reasoning", content="Twice."), TextPart(type="text", content="Seven cups.")]
+    say = [
+        NewMessage(role="assistant", content="I weigh it.", parts=asked),
+        NewMessage(role="assistant", content="Seven cups.", parts=told),
+        NewMessage(role="assistant", content="Salt too.", parts=told),
+    ]
+    await service.add_messages(user_id, session_id, say)
+    written = await text_of(write(service, user_id, [session_id]))
+    assert [written.count(text) for text in ("I weigh it.", "scale", "Seven cups.", "Salt too.")] == [1, 1, 2, 1]
+    assert "call_1" not in written
+    assert written.rindex("Twice.") < written.index("Salt too.")
 
 
 @pytest.mark.parametrize("write", [write_html, write_markdown])
