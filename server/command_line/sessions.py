@@ -4,7 +4,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import nullcontext, suppress
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from models.text import to_json
 from server.command_line import session_changes
 from server.command_line.local import as_local_user
 from server.command_line.terminal import printable, say, say_json
+from server.export.reading import Entry, heading_of, outcome_of, parts_of, time_of
 from server.record import Caller
 
 _PAGE = 200
@@ -86,12 +87,8 @@ def show(
             for entry in window["entries"]:
                 if as_json:
                     say_json(entry)
-                elif "message_type" in entry:
-                    _print_entry(entry["seq"], entry["message_type"], entry["content"], full=full)
                 else:
-                    call = f"{entry['tool_name']} {to_json(entry['arguments'])}"
-                    outcome = entry["error"] or ("" if entry["result"] is None else to_json(entry["result"]))
-                    _print_entry(entry["seq"], f"tool ({entry['status']})", f"{call}\n{outcome}", full=full)
+                    _print_entry(entry, full=full)
             # Whoever follows sees it now, also through a pipe.
             sys.stdout.flush()
 
@@ -112,12 +109,39 @@ async def _windows(caller: Caller, session_id: SessionId, seq: int, *, follow: b
                 break
 
 
-def _print_entry(seq: int, who: str, text: str, *, full: bool) -> None:
-    shown = printable(text).rstrip()
+def _print_entry(entry: Entry, *, full: bool) -> None:
+    if "message_type" in entry:
+        lines = [_said(part) for part in parts_of(entry)]
+    else:
+        call = f"{entry['tool_name']} {to_json(entry['arguments'])}"
+        lines = [call, *(text for _, text in outcome_of(entry))]
+    shown = printable("\n".join(lines)).rstrip()
     if not full and len(shown) > _CUT:
         shown = f"{shown[:_CUT]}\n… {len(shown) - _CUT} more characters, with --full"
     body = "\n".join(f"    {line}" for line in shown.split("\n"))
-    say(f"\n{seq} {who}\n{body}")
+    say(f"\n{entry['seq']} {heading_of(entry)}, {_local_time(time_of(entry))}\n{body}")
+
+
+def _said(part: dict[str, Any]) -> str:
+    match part["type"]:
+        case "text":
+            return str(part["content"])
+        case "reasoning":
+            return f"(thinks) {part['content']}"
+        case "tool_call":
+            return f"→ {part.get('name') or part['id']}"
+        case "blob" | "blob_reference":
+            size = part["size"] if "size" in part else len(part["content"].rstrip("=")) * 3 // 4
+            return f"[{part.get('mime_type') or part['type']}, {size} bytes]"
+        case kind:
+            return f"[{kind} {part.get('uri') or part.get('file_id') or part.get('id') or ''}]"
+
+
+def _local_time(moment: str) -> str:
+    # That of an import is as its source wrote it.
+    with suppress(ValueError):
+        return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M")
+    return moment
 
 
 def _print_table(sessions: list[SessionDict]) -> None:
@@ -136,7 +160,7 @@ def _print_table(sessions: list[SessionDict]) -> None:
         table.add_column(heading, no_wrap=True, overflow="ellipsis" if heading == "title" else "fold")
     for session in sessions:
         last = session["last_append_at"]
-        when = "" if last is None else datetime.fromisoformat(last).astimezone().strftime("%Y-%m-%d %H:%M")
+        when = "" if last is None else _local_time(last)
         title = Text(printable(session["title"] or ""))
         table.add_row(session["id"], session["status"], str(session["last_seq"]), when, title)
     console.print(table)

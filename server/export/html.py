@@ -16,7 +16,8 @@ from chat_service import blobs
 from chat_service.service import ChatService
 from models.errors import Unavailable
 from models.ids import SessionId, UserId
-from server.export.reading import Entry, entries_of, heading_of, parts_of, time_of
+from models.shapes import ToolUsageDict
+from server.export.reading import Entry, entries_of, heading_of, outcome_of, parts_of, time_of
 
 MAX_IMAGE = 10 * 1024 * 1024
 """So many bytes an image may have to be shown in the page."""
@@ -154,12 +155,6 @@ class _Pages:
         )
 
 
-def _blocks_of_tool(entry: Any) -> list[dict[str, Any]]:
-    blocks = [{"label": entry["tool_name"], "text": json.dumps(entry["arguments"], ensure_ascii=False, indent=2)}]
-    if entry["error"] is not None:
-        blocks.append({"label": "Error:", "text": entry["error"]})
-    if entry["result"] is not None:
-        result = entry["result"]
-        shown = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, indent=2)
-        blocks.append({"label": "Result:", "text": shown})
-    return blocks
+def _blocks_of_tool(usage: ToolUsageDict) -> list[dict[str, Any]]:
+    call = {"label": usage["tool_name"], "text": json.dumps(usage["arguments"], ensure_ascii=False, indent=2)}
+    return [call, *({"label": f"{name}:", "text": text} for name, text in outcome_of(usage))]

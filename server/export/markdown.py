@@ -12,7 +12,7 @@ from typing import Any
 from chat_service.service import ChatService
 from models.ids import SessionId, UserId
 from models.shapes import SessionDict
-from server.export.reading import Entry, entries_of, heading_of, parts_of, time_of
+from server.export.reading import Entry, entries_of, heading_of, outcome_of, parts_of, time_of
 
 _LINE_ENDS = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _RUNS = re.compile("`+")
@@ -55,11 +55,7 @@ def _section(entry: Entry) -> str:
     if "message_type" not in entry:
         pieces.append(f"{_name(entry['tool_name'])}\n")
         pieces.append(fence(_indented(entry["arguments"]), "json"))
-        if entry["error"] is not None:
-            pieces.append(fence(entry["error"]))
-        if entry["result"] is not None:
-            is_text = isinstance(entry["result"], str)
-            pieces.append(fence(entry["result"]) if is_text else fence(_indented(entry["result"]), "json"))
+        pieces += [f"{name}:\n\n{fence(text)}" for name, text in outcome_of(entry)]
         return "\n".join(pieces)
     return "\n".join([*pieces, *(_part(part) for part in parts_of(entry))])
 

@@ -1,5 +1,6 @@
 """Reading whole sessions page by page, for those who write them out."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -25,7 +26,7 @@ async def entries_of(service: ChatService, user_id: UserId, session_id: SessionI
 
 
 def parts_of(message: MessageDict) -> list[dict[str, Any]]:
-    """Return all that a message says, as parts: also the text that stands in its content alone, after what was thought."""
+    """Return all that a message says as parts, also the text that is in its content alone, after what was thought."""
     parts = message["parts"] or []
     # Importers keep the text of the parts in the content as well.
     texts = [part["content"] for part in parts if part["type"] == "text"]
@@ -35,6 +36,14 @@ def parts_of(message: MessageDict) -> list[dict[str, Any]]:
     thought = [part for part in rest if part["type"] == "reasoning"]
     others = [part for part in rest if part["type"] != "reasoning"]
     return [*thought, {"type": "text", "content": message["content"]}, *others]
+
+
+def outcome_of(usage: ToolUsageDict) -> list[tuple[str, str]]:
+    """Return what came of a call, each under its name: the error, and the result where that says something else."""
+    result = usage["result"]
+    shown = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, indent=2)
+    outcome = [("Error", usage["error"]), ("Result", None if result is None or shown == usage["error"] else shown)]
+    return [(name, text) for name, text in outcome if text is not None]
 
 
 def heading_of(entry: Entry) -> str:

@@ -3,13 +3,14 @@
 import asyncio
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -18,7 +19,17 @@ from chat_service.service import ChatService
 from models.database import Database
 from models.errors import ChatError, Conflict, Invalid, NotFound, Unavailable
 from models.ids import SessionId, UserId, new_id
-from models.inputs import NewMessage, NewSession, NewToolUsage, NewUser
+from models.inputs import (
+    BlobPart,
+    FilePart,
+    NewMessage,
+    NewSession,
+    NewToolUsage,
+    NewUser,
+    ReasoningPart,
+    ToolCallPart,
+    UriPart,
+)
 from server.command_line.config import server_command
 from server.command_line.main import build
 from server.command_line.terminal import printable
@@ -93,10 +104,41 @@ def test_show_prints_every_entry_in_order(environment: dict[str, str], database_
     shown = run(environment, "show", session_id)
     places = [shown.index(f"    message {number}\n") for number in range(250)]
     assert places == sorted(places)
-    assert '251 tool (success)\n    scale {"servings":8}\n    "3½ cups"' in shown
+    assert re.search(r'\n251 tool, success, \d{4}-\d\d-\d\d \d\d:\d\d\n    scale {"servings":8}\n    3½ cups\n', shown)
     entries = [json.loads(line) for line in run(environment, "show", session_id, "--json").splitlines()]
     assert [entry["seq"] for entry in entries] == list(range(1, 252))
     assert "message 9\n" not in run(environment, "show", session_id, "--after-seq", "200")
+
+
+def test_show_says_what_a_message_without_text_is(environment: dict[str, str], database_url: str) -> None:
+    session_id = record_of(database_url)
+    parts: list[Any] = [
+        ReasoningPart(type="reasoning", content="Weigh it."),
+        ToolCallPart(type="tool_call", id="call_1", name="scale"),
+        UriPart(type="uri", uri="https://example.org/a.png"),
+        FilePart(type="file", file_id="file_1"),
+        BlobPart(type="blob", content="iVBORw0=", mime_type="image/png"),
+    ]
+    append_to(database_url, session_id, NewMessage(role="assistant", parts=parts))
+    shown = [line.strip() for line in run(environment, "show", session_id).splitlines()]
+    assert shown[-5:] == [
+        "(thinks) Weigh it.",
+        "→ scale",
+        "[uri https://example.org/a.png]",
+        "[file file_1]",
+        "[image/png, 5 bytes]",
+    ]
+
+
+def test_show_says_why_a_call_failed_once_and_what_it_gave(environment: dict[str, str], database_url: str) -> None:
+    session_id = record_of(database_url)
+    same, longer = (
+        NewToolUsage(tool_name="ls", arguments={}, error="no such file", result=result)
+        for result in ("no such file", "ls: no such file")
+    )
+    append_to(database_url, session_id, same, longer)
+    shown = run(environment, "show", session_id)
+    assert [shown.count("    no such file\n"), shown.count("    ls: no such file\n")] == [2, 1]
 
 
 def test_show_cuts_what_is_long_unless_told(environment: dict[str, str], database_url: str) -> None:
@@ -144,14 +186,19 @@ def read_until(lines: IO[str], text: str) -> str:
     raise AssertionError("the output ended before")
 
 
-def append_to(database_url: str, session_id: str, content: str) -> None:
-    """Append a message as another client does."""
+def append_to(database_url: str, session_id: str, *entries: str | NewMessage | NewToolUsage) -> None:
+    """Append messages and tool calls as another client does."""
 
     async def append() -> None:
         async with Database(database_url) as database:
             service = ChatService(database)
             user_id = UserId((await service.get_or_create_user(NewUser(username="ada")))["id"])
-            await service.add_message(user_id, SessionId(session_id), NewMessage(role="user", content=content))
+            for entry in entries:
+                if isinstance(entry, NewToolUsage):
+                    await service.add_tool_usage(user_id, SessionId(session_id), entry)
+                else:
+                    message = NewMessage(role="user", content=entry) if isinstance(entry, str) else entry
+                    await service.add_message(user_id, SessionId(session_id), message)
 
     asyncio.run(append())
 
