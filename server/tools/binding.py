@@ -67,7 +67,7 @@ class Tool:
         try:
             reply = await self.answer(caller, arguments)
         except Exception as error:
-            return _result((explain(error, tuple(self._arguments.model_fields)),), is_error=True)
+            return _result((explain(error, self.input_schema),), is_error=True)
         return _result(reply.texts, is_error=reply.is_error) | {"structuredContent": reply.structured}
 
     @cached_property

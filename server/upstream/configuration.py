@@ -78,7 +78,7 @@ def read_configuration(path: Path) -> dict[str, UpstreamServer]:
     try:
         read = _SERVERS.validate_python(servers)
     except ValidationError as error:
-        problems = explain_arguments(error, tuple(UpstreamServer.model_fields))
+        problems = explain_arguments(error, _SERVERS.json_schema())
         raise Invalid(f"The file of upstream servers is not as it must be: {problems}") from None
     return {name: server for name, server in read.items() if not server.disabled}
 

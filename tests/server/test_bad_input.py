@@ -355,6 +355,18 @@ async def tools(database_url: str, request: pytest.FixtureRequest) -> AsyncItera
         yield tools
 
 
+async def test_an_unknown_field_of_a_message_or_a_part_is_told_with_those_that_there_are(tools: Tools) -> None:
+    session_id = await tools.new_session()
+    told = await tools.refusal("add_messages", session_id=session_id, messages=[{"role": "user", "text": "x"}] * 2)
+    known = "role, content, parts, metadata, model, usage, kind, replaces_seq, idempotency_key"
+    assert told == f"Invalid: messages[0].text: no such argument (known: {known}); messages[1].text: no such argument."
+    message = {"role": "assistant", "content": "x", "parts": [{"type": "text", "text": "y"}]}
+    assert await tools.refusal("add_messages", session_id=session_id, messages=[message]) == (
+        "Invalid: messages[0].parts[0].content: is required; "
+        "messages[0].parts[0].text: no such argument (known: type, content)."
+    )
+
+
 @pytest.mark.parametrize("tool", TOOLS)
 async def test_an_unknown_argument_is_refused_by_its_name(shared: Room, tool: str) -> None:
     schema = TOOLS[tool].input_schema
