@@ -28,16 +28,17 @@ from sqlalchemy import (
 from chat_service import query_language
 from chat_service.excerpts import Finder, excerpt, rank
 from chat_service.lineage import LINEAGE
+from chat_service.moments import happened_at, known_moment
 from chat_service.paging import END, check_limit, make_cursor_of, read_cursor_of
 from chat_service.query_language import SearchQuery
 from chat_service.sessions import get_timeline
 from chat_service.users import USER_KEY, get_user_key
 from models import full_text
-from models.ids import SessionId, UserId
+from models.ids import SessionId, UserId, to_microseconds
 from models.indexing import is_complete
 from models.prepared import Prepared
 from models.shapes import SearchHitDict, SearchPageDict
-from models.tables import chat_sessions, messages, tool_usages
+from models.tables import Timestamp, chat_sessions, messages, tool_usages
 from models.text import to_json
 
 BLOCK = 100
@@ -46,7 +47,7 @@ BLOCK = 100
 _SCANNED = 20_000
 _RANKED_CHARACTERS = 4_096
 _NEWEST = 2**63 - 1
-_FIRST_MOMENT, _LAST_MOMENT = "0001-01-01T00:00:00.000000Z", "9999-12-31T23:59:59.999999Z"
+_FIRST_MOMENT, _LAST_MOMENT = -(2**63), 2**63 - 1
 _SEGMENTS = Prepared(select(LINEAGE.c.session_key, LINEAGE.c.low, LINEAGE.c.high))
 _KINDS = (messages, tool_usages)
 
@@ -62,8 +63,9 @@ def _listed(name: str) -> Any:
 
 def _of_keys(entries: Table, *shape: Any) -> Any:
     session = chat_sessions.c.id, chat_sessions.c.title
+    said_at = type_coerce(known_moment(entries), Timestamp).label("said_at")
     return Prepared(
-        select(entries.c.key, entries.c.seq, entries.c.created_at, *session, *shape)
+        select(entries.c.key, entries.c.seq, entries.c.created_at, said_at, *session, *shape)
         .join(chat_sessions, chat_sessions.c.key == entries.c.session_key)
         # A sum has no index, else the owner's sessions would be the way in, and all their entries be walked.
         .where(entries.c.key.in_(select(_listed("keys"))), chat_sessions.c.user_key + 0 == USER_KEY)
@@ -102,13 +104,13 @@ def _candidates(entries: Table) -> Prepared:
     )
     # Asked of each candidate: joined, the owner's sessions would be the way in, and all their entries be walked.
     owned = select(1).where(chat_sessions.c.key == entries.c.session_key, chat_sessions.c.user_key == USER_KEY)
+    moment = happened_at(entries)
     found = (
-        select(entries.c.key, entries.c.created_at, _ranked_text(entries).label("text"))
+        select(entries.c.key, moment.label("moment"), _ranked_text(entries).label("text"))
         .join(scanned, scanned.c.key == entries.c.key)
         .where(
             owned.exists(),
-            entries.c.created_at < bindparam("before"),
-            entries.c.created_at >= bindparam("after"),
+            moment.between(bindparam("first", type_=BigInteger), bindparam("last", type_=BigInteger)),
             or_(bindparam("segments").is_(null()), inside.exists()),
         )
         # A sum has no index, else all entries would be walked in the order of their keys.
@@ -156,7 +158,7 @@ class Segment(NamedTuple):
 class _Candidate(NamedTuple):
     entries: Table
     key: int
-    created_at: str
+    moment: int
     text: str
 
 
@@ -227,8 +229,8 @@ def _block(
         "edge": edge,
         "scan": scan,
         "user_id": user_id,
-        "before": wanted.before or _LAST_MOMENT,
-        "after": wanted.after or _FIRST_MOMENT,
+        "first": to_microseconds(wanted.after) if wanted.after else _FIRST_MOMENT,
+        "last": to_microseconds(wanted.before) - 1 if wanted.before else _LAST_MOMENT,
         "segments": to_json(segments) if segments else None,
     }
     rows = _CANDIDATES[entries.name].rows(connection, parameters)
@@ -264,7 +266,7 @@ def _expression(entries: Table, wanted: SearchQuery, owners: Sequence[str]) -> s
 
 
 def _ranked(candidates: list[_Candidate], finders: Sequence[Finder]) -> list[_Candidate]:
-    newest = sorted(candidates, key=lambda each: (each.created_at, each.key, each.entries.name), reverse=True)
+    newest = sorted(candidates, key=lambda each: (each.moment, each.key, each.entries.name), reverse=True)
     scores = rank(finders, [each.text for each in newest])
     # Sorting is stable: of equal ones the newest stays first.
     order = sorted(range(len(newest)), key=lambda place: -scores[place])
@@ -283,7 +285,7 @@ def _hits(
 
 
 def _hit(row: Sequence[Any], finders: Sequence[Finder]) -> SearchHitDict:
-    seq, created_at, session_id, title, role, tool_name, *said = row
+    seq, created_at, said_at, session_id, title, role, tool_name, *said = row
     if role is not None:
         text = full_text.message_text(*said)
     else:
@@ -297,5 +299,6 @@ def _hit(row: Sequence[Any], finders: Sequence[Finder]) -> SearchHitDict:
         "role": role,
         "tool_name": tool_name,
         "created_at": created_at,
+        "said_at": said_at,
         "snippet": excerpt(finders, text),
     }

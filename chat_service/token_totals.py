@@ -11,7 +11,8 @@ from typing import Any, get_args
 from sqlalchemy import BigInteger, ColumnElement, Connection, FromClause, Text, case, func, select, type_coerce
 from typing_extensions import TypedDict
 
-from chat_service.totals import MICROSECONDS, entries_of, in_time, said_at
+from chat_service.moments import MICROSECONDS, happened_at
+from chat_service.totals import entries_of, in_time
 from chat_service.users import get_user_key
 from models.errors import Invalid
 from models.ids import SessionId, UserId
@@ -59,7 +60,7 @@ def summarize(
     if not _LEAST_OFFSET <= utc_offset_minutes <= _GREATEST_OFFSET:
         raise Invalid(f"utc_offset_minutes must be between {_LEAST_OFFSET} and {_GREATEST_OFFSET}.")
     found, session, parameters = entries_of(connection, messages, user_id, session_id)
-    moment = said_at()
+    moment = happened_at(messages)
     group = {"model": messages.c.model, "day": _day_of(moment, utc_offset_minutes), "session": session}[by]
     usage = type_coerce(messages.c.usage, Text)
     counts = {name: func.json_extract(usage, f"$.{name}", type_=BigInteger) for name in _COUNTS}

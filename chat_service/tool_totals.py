@@ -5,8 +5,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, func, select, type_coerce
 
+from chat_service.moments import happened_at
 from chat_service.paging import check_filters
-from chat_service.totals import called_at, entries_of, in_time
+from chat_service.totals import entries_of, in_time
 from chat_service.users import get_user_key
 from models.ids import SessionId, UserId
 from models.inputs import TimeRange, ToolStatus
@@ -31,7 +32,7 @@ def summarize(
     """
     check_filters(tool_name=tool_name)
     found, _, parameters = entries_of(connection, tool_usages, user_id, session_id)
-    moment = called_at()
+    moment = happened_at(tool_usages)
     given = (("tool_name", tool_name), ("status", status))
     found = found.where(*(tool_usages.c[name] == value for name, value in given if value is not None))
     found = found.where(*in_time(moment, times))

@@ -1,4 +1,4 @@
-"""What all totals share: whose entries are counted, and when an entry happened.
+"""What all totals share: whose entries are counted, and of which time.
 
 Each entry is counted once: in totals over all sessions what a fork inherits belongs to its parent, and in those of one
 session the whole timeline counts, inherited entries too.
@@ -6,20 +6,7 @@ session the whole timeline counts, inherited entries too.
 
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Connection,
-    Select,
-    Table,
-    Text,
-    and_,
-    case,
-    cast,
-    func,
-    select,
-    type_coerce,
-)
+from sqlalchemy import ColumnElement, Connection, Select, Table, select
 
 from chat_service.lineage import LINEAGE, inherited, within
 from chat_service.paging import END
@@ -27,11 +14,7 @@ from chat_service.sessions import get_timeline
 from chat_service.users import USER_KEY, check_user_id
 from models.ids import SessionId, UserId, to_microseconds, to_timestamp
 from models.inputs import TimeRange
-from models.tables import chat_sessions, messages, tool_usages
-
-MICROSECONDS = 1_000_000
-_LAST_SECOND = 253_402_300_799
-_DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T*"
+from models.tables import chat_sessions
 
 
 def entries_of(
@@ -54,21 +37,6 @@ def entries_of(
     return found.where(within(entries)), chat_sessions.c.id, window
 
 
-def called_at() -> ColumnElement[int]:
-    """Return when a call began, or else when it was stored, in microseconds."""
-    return _plain(func.coalesce(tool_usages.c.started_at, tool_usages.c.created_at))
-
-
-def said_at() -> ColumnElement[int]:
-    """Return when a message was said, in microseconds: an imported one where its source says so, others when stored."""
-    timestamp = func.json_extract(type_coerce(messages.c.message_metadata, Text), "$.timestamp")
-    seconds = cast(func.strftime("%s", timestamp), BigInteger)
-    known = and_(timestamp.op("GLOB")(_DATE), seconds.between(0, _LAST_SECOND))
-    imported = case((known, seconds * MICROSECONDS))
-    stored = _plain(messages.c.created_at)
-    return case((messages.c.author == "import", func.coalesce(imported, stored)), else_=stored)
-
-
 def in_time(moment: ColumnElement[int], times: TimeRange | None) -> list[ColumnElement[bool]]:
     """Return the conditions that a moment lies in a range, its beginning included and its end not."""
     conditions: list[ColumnElement[bool]] = []
@@ -77,7 +45,3 @@ def in_time(moment: ColumnElement[int], times: TimeRange | None) -> list[ColumnE
     if times is not None and times.until is not None:
         conditions.append(moment < to_microseconds(to_timestamp(times.until)))
     return conditions
-
-
-def _plain(column: ColumnElement[Any]) -> ColumnElement[int]:
-    return type_coerce(column, BigInteger)

@@ -323,6 +323,7 @@ class TokenSummaryDict(TypedDict):
 class SearchHitDict(TypedDict):
     """An entry that was found: a message has a `role`, a tool usage a `tool_name`.
 
+    `created_at` is when it was stored; `said_at` is when an imported message was said, or a call began, where known.
     `snippet` is one line of some 300 characters at most, with what was found marked **like this**.
     """
 
@@ -333,6 +334,7 @@ class SearchHitDict(TypedDict):
     role: str | None
     tool_name: str | None
     created_at: str
+    said_at: str | None
     snippet: str
 
 

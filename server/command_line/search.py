@@ -44,7 +44,7 @@ def search(
 
 
 def _print_hit(hit: SearchHitDict) -> None:
-    when = datetime.fromisoformat(hit["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
+    when = datetime.fromisoformat(hit["said_at"] or hit["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
     who = _line(hit["role"] or f"tool {hit['tool_name']}")
     say(f"{when}  {hit['session_id']} [{hit['seq']}] {who}  {_line(hit['session_title'] or 'Untitled')}")
     say(f"    {_line(hit['snippet'])}\n")

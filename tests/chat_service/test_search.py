@@ -311,6 +311,7 @@ async def test_a_hit_says_where_it_is_and_marks_why(service: ChatService, user_i
         "role": "user",
         "tool_name": None,
         "created_at": message["created_at"],
+        "said_at": None,
         "snippet": hits[1]["snippet"],
     }
     assert " a Café in **bloom** after " in hits[1]["snippet"]
@@ -322,6 +323,35 @@ async def test_a_hit_says_where_it_is_and_marks_why(service: ChatService, user_i
     assert hits[2]["snippet"] == 'readFile {} {"text":"line **bloom**"}'
     (accent,) = (await service.search_history(user_id, "CAFE"))["hits"]
     assert "**Café**" in accent["snippet"]
+
+
+async def test_what_was_imported_is_of_the_time_that_its_source_says(service: ChatService, user_id: UserId) -> None:
+    session_id = await new_session(service, user_id)
+    times = ["2024-05-01T10:00:00+02:00", "yesterday", None]
+    imported = [
+        NewMessage(role="user", content="orchid", author="import", message_metadata={"timestamp": time})
+        for time in times
+    ]
+    by_an_agent = NewMessage(role="user", content="orchid", message_metadata={"timestamp": times[0]})
+    await service.add_messages(user_id, session_id, [*imported, by_an_agent])
+    began = "2023-12-31T23:59:59.500000Z"
+    await service.add_tool_usage(user_id, session_id, done("orchid", origin="import", started_at=began))
+    await service.add_tool_usage(user_id, session_id, done("orchid"))
+    hits = {hit["seq"]: hit for hit in await search_all(service, user_id, "orchid", limit=3)}
+    assert {seq: hit["said_at"] for seq, hit in hits.items()} == {
+        1: "2024-05-01T08:00:00.000000Z",
+        **dict.fromkeys((2, 3, 4, 6)),
+        5: began,
+    }
+    assert all(hit["created_at"] > "2026" for hit in hits.values())
+
+    async def seqs(query: str) -> set[int]:
+        return {hit["seq"] for hit in await search_all(service, user_id, query, limit=3)}
+
+    assert await seqs("orchid before:2024-05-01T08:00:01Z") == {1, 5}
+    assert await seqs("before:2024-05-01T08:00:00Z") == {5}
+    assert await seqs("orchid after:2024-05-01T08:00:00Z before:2024-06-01") == {1}
+    assert await seqs("orchid after:2024-06-01") == {2, 3, 4, 6}
 
 
 async def test_a_snippet_is_bounded_and_found_at_the_end_of_the_longest_entry(
