@@ -96,6 +96,7 @@ async def list_sessions(
 ) -> Reply[SessionListReply]:
     """List your chat sessions, newest first, without their messages.
 
+    The newest are those that were started, forked or imported last. What was said in them is found by search_history.
     Where next_cursor is given there are more: call again with cursor=next_cursor and the same filters.
     """
     page = await caller.service.get_user_sessions(caller.user_id, query, status, limit, cursor)

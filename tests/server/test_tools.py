@@ -514,7 +514,8 @@ async def test_search_history_finds_messages_and_tool_calls_and_reads_on(tools: 
     (hit,) = result.structured_content["hits"]
     assert (hit["session_title"], hit["role"], hit["snippet"]) == ("Garden", "user", "**orchid number 3**")
     assert '"**orchid number 3**"' in text_of(result)
-    assert (await tools.answer("search_history", query="absent"))["hits"] == []
+    assert text_of(result).startswith("hits=1\n- session_id=")
+    assert text_of(await tools.call("search_history", query="absent")) == "hits=0"
     assert (await tools.refusal("search_history", query="role:nobody")).startswith("Invalid: query")
 
 
