@@ -34,10 +34,20 @@ FORMATS = {
 
 
 def files_in(path: Path, patterns: Sequence[str]) -> Iterator[Path]:
-    """Return the files that a path names, in a folder those above before those below."""
+    """Return the files that a path names, in a folder those above before those below, and what is older first."""
     if not path.is_dir():
         yield path
         return
     found = {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
-    # A session before its subagents, whose files lie below it, or beside it under this name.
-    yield from sorted(found, key=lambda file: (len(file.parts), file.name.startswith("agent-"), file.as_posix()))
+    yield from sorted(found, key=_place)
+
+
+def _place(file: Path) -> tuple[int, bool, float, str]:
+    # A session before its subagents, whose files lie below it, or beside it under this name. Then by age, so that the
+    # newest session is the one that is listed first.
+    try:
+        changed = file.stat().st_mtime
+    except OSError:
+        # It has gone meanwhile, which whoever reads it tells.
+        changed = 0.0
+    return len(file.parts), file.name.startswith("agent-"), changed, file.as_posix()

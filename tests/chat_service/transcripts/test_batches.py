@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,18 @@ async def test_files_of_a_folder_are_imported_when_they_change(
     second = await importer.import_changed()
     assert second is not None
     assert second.tally.stored.total() == 7
+
+
+async def test_of_the_files_of_a_folder_the_one_that_was_written_last_is_the_newest_session(
+    service: ChatService, user_id: UserId, tmp_path: Path
+) -> None:
+    for name, hours in {"a": 2, "b": 3, "c": 1}.items():
+        file = tmp_path / "project" / f"{name}.json"
+        write(file, json.dumps([{"role": "user", "content": name}]))
+        os.utime(file, (hours * 3_600, hours * 3_600))
+    await Importer(service, user_id, "openai", [tmp_path]).import_all()
+    page = await service.get_user_sessions(user_id)
+    assert [session["title"] for session in page["sessions"]] == ["b", "a", "c"]
 
 
 def write(file: Path, text: str) -> None:
