@@ -3,7 +3,6 @@
 import difflib
 import json
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -14,7 +13,9 @@ import typer
 
 from models.errors import Invalid
 from server.command_line import wrap as wrapping
+from server.command_line.commented_json import NotJson, parse
 from server.command_line.files import read_text, replace_text
+from server.command_line.rewriting import rewritten
 from server.command_line.terminal import complain, say
 from server.settings import PREFIX, Settings
 
@@ -53,14 +54,16 @@ def _print_snippet(client: str) -> None:
 
 def _change(path: Path, change: Callable[[Any], Any], *, write: bool) -> None:
     before = read_text(path)
-    document = _parse(path, before)
-    if not wrapping.count(document):
+    try:
+        document = parse(before)
+    except NotJson as error:
+        raise Invalid(f"{path} is not JSON (line {error.line}).") from None
+    if not wrapping.count(document.root.value):
         raise Invalid(f"{path} names no servers: it has neither mcpServers nor servers.")
-    changed = change(document)
-    if changed == document:
+    after = rewritten(document, change(document.root.value))
+    if after == before:
         complain("nothing is to be changed")
         return
-    after = _like(before, changed)
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), str(path), str(path), n=2, lineterm="")
     for line in lines:
         say(line)
@@ -68,21 +71,6 @@ def _change(path: Path, change: Callable[[Any], Any], *, write: bool) -> None:
         complain(f"written; what it was is kept in {replace_text(path, after)}")
     else:
         complain("nothing is written yet: --write does it")
-
-
-def _parse(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        place = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise Invalid(f"{path} is not JSON{place}: comments and commas at an end have to go first.") from None
-
-
-def _like(before: str, document: Any) -> str:
-    """Write a document with the indentation and the end that the file has."""
-    indent = re.search(r"\n([ \t]+)\S", before)
-    text = json.dumps(document, indent=indent[1] if indent else 2, ensure_ascii=False)
-    return text + "\n" * before.endswith("\n")
 
 
 def server_command() -> list[str]:

@@ -9,9 +9,9 @@ from models.errors import Invalid
 
 
 def read_text(path: Path) -> str:
-    """Return what a file says; raises Invalid where it cannot be read."""
+    """Return what a file says, to the byte; raises Invalid where it cannot be read."""
     try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        return path.read_bytes().decode()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise Invalid(f"{path} cannot be read: {reason}.") from None

@@ -132,7 +132,11 @@ def call_it(file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("// a comment\n{}", "is not JSON (line 1)"), ('{"theme": 1}', "names no servers"), (None, "cannot be read")],
+    [
+        ("// a comment\n{'theme': 1}", "is not JSON (line 2)"),
+        ('{"theme": 1}', "names no servers"),
+        (None, "cannot be read"),
+    ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path: Path, text: str | None, said: str) -> None:
     path = tmp_path / "mcp.json"
