@@ -114,7 +114,7 @@ def _print_entry(entry: Entry, *, full: bool) -> None:
         lines = [_said(part) for part in parts_of(entry)]
     else:
         call = f"{entry['tool_name']} {to_json(entry['arguments'])}"
-        lines = [call, *(text for _, text in outcome_of(entry))]
+        lines = [call, *(_said(part) for _, parts in outcome_of(entry) for part in parts)]
     shown = printable("\n".join(lines)).rstrip()
     if not full and len(shown) > _CUT:
         shown = f"{shown[:_CUT]}\n… {len(shown) - _CUT} more characters, with --full"
@@ -124,7 +124,7 @@ def _print_entry(entry: Entry, *, full: bool) -> None:
 
 def _said(part: dict[str, Any]) -> str:
     match part["type"]:
-        case "text":
+        case "text" | "json":
             return str(part["content"])
         case "reasoning":
             return f"(thinks) {part['content']}"
@@ -139,7 +139,7 @@ def _said(part: dict[str, Any]) -> str:
 
 def _local_time(moment: str) -> str:
     # That of an import is as its source wrote it.
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):
         return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M")
     return moment
 

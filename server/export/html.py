@@ -17,10 +17,13 @@ from chat_service.service import ChatService
 from models.errors import Unavailable
 from models.ids import SessionId, UserId
 from models.shapes import ToolUsageDict
-from server.export.reading import Entry, entries_of, heading_of, outcome_of, parts_of, time_of
+from server.export.reading import Entry, entries_of, heading_of, in_utc, outcome_of, parts_of, time_of
 
 MAX_IMAGE = 10 * 1024 * 1024
 """So many bytes an image may have to be shown in the page."""
+
+_LONGEST_OPEN = 2_000
+"""A longer text of a tool is folded, so that a page can be read through; a click opens it, and so does a search."""
 
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _TAGS = {
@@ -33,7 +36,7 @@ article { border-top: 1px solid #ddd; padding: .5rem 0; } header { color: #666; 
 pre { background: #f6f6f6; padding: .5rem; overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere; }
 blockquote { border-left: 3px solid #ddd; margin-left: 0; padding-left: 1rem; } img { max-width: 100%; }
 article.user { background: #f3f7fb; padding: .5rem 1rem; } table { border-collapse: collapse; }
-td, th { border: 1px solid #ddd; padding: .2rem .5rem; }
+td, th { border: 1px solid #ddd; padding: .2rem .5rem; } summary { color: #666; cursor: pointer; }
 """
 _POLICY = "default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
@@ -51,7 +54,7 @@ _HEAD = """<!doctype html>
 """
 _SESSION = """<section>
 <h1>{{ session.title or "Untitled" }}</h1>
-<p>{{ session.last_seq }} entries, created {{ session.created_at }}
+<p>{{ session.last_seq }} entries, created {{ created }}
 {%- if session.source %}, imported from {{ session.source }}{% endif %}</p>
 """
 _ENTRY = """<article class="{{ kind }}">
@@ -59,7 +62,10 @@ _ENTRY = """<article class="{{ kind }}">
 {% for block in blocks %}
 {%- if block.label %}<p>{{ block.label }}</p>{% endif %}
 {%- if block.html is defined %}<div>{{ block.html }}</div>{% endif %}
-{%- if block.text is defined %}<pre>{{ block.text }}</pre>{% endif %}
+{%- if block.text is defined and block.text | length <= longest %}<pre>{{ block.text }}</pre>{% endif %}
+{%- if block.text is defined and block.text | length > longest %}
+<details><summary>{{ "{:,}".format(block.text | length) }} characters</summary><pre>{{ block.text }}</pre></details>
+{%- endif %}
 {%- if block.image is defined %}<img alt="" src="{{ block.image }}">{% endif %}
 {% endfor %}</article>
 """
@@ -73,7 +79,7 @@ async def write_html(service: ChatService, user_id: UserId, session_ids: Sequenc
     yield pages.head(title)
     for session in sessions:
         session_id = SessionId(session["id"])
-        yield pages.render("session", session=session)
+        yield pages.render("session", session=session, created=in_utc(session["created_at"]))
         async for entry in entries_of(service, user_id, session_id):
             images = await _images(service, user_id, session_id, entry)
             yield pages.entry(entry, images)
@@ -128,10 +134,9 @@ class _Pages:
             kind: str = entry["message_type"]
             blocks = [self._block(part, images) for part in parts_of(entry)]
         else:
-            kind, blocks = "call", _blocks_of_tool(entry)
-        return self.render(
-            "entry", kind=kind, seq=entry["seq"], heading=heading_of(entry), time=time_of(entry), blocks=blocks
-        )
+            kind, blocks = "call", self._blocks_of_tool(entry)
+        about = {"seq": entry["seq"], "heading": heading_of(entry), "time": in_utc(time_of(entry))}
+        return self.render("entry", kind=kind, blocks=blocks, longest=_LONGEST_OPEN, **about)
 
     def _block(self, part: dict[str, Any], images: dict[str, str]) -> dict[str, Any]:
         if part["type"] in ("text", "reasoning"):
@@ -143,7 +148,17 @@ class _Pages:
             return {"label": f"→ {part.get('name') or part['id']}"}
         if part["type"] == "blob_reference" and part["sha256"] in images:
             return {"image": images[part["sha256"]]}
+        if part["type"] == "blob" and (image := _image(part)):
+            return {"image": image}
         return {"text": json.dumps({key: value for key, value in part.items() if key != "content"}, ensure_ascii=False)}
+
+    def _blocks_of_tool(self, usage: ToolUsageDict) -> list[dict[str, Any]]:
+        blocks = [{"label": usage["tool_name"], "text": json.dumps(usage["arguments"], ensure_ascii=False, indent=2)}]
+        for name, parts in outcome_of(usage):
+            blocks.append({"label": f"{name}:"})
+            # What a tool gave is shown as it is: it is no Markdown of a speaker's.
+            blocks += [{"text": part["content"]} if part["type"] != "blob" else self._block(part, {}) for part in parts]
+        return blocks
 
     def _rendered(self, text: str) -> str:
         return self._clean(
@@ -155,6 +170,12 @@ class _Pages:
         )
 
 
-def _blocks_of_tool(usage: ToolUsageDict) -> list[dict[str, Any]]:
-    call = {"label": usage["tool_name"], "text": json.dumps(usage["arguments"], ensure_ascii=False, indent=2)}
-    return [call, *({"label": f"{name}:", "text": text} for name, text in outcome_of(usage))]
+def _image(blob: dict[str, Any]) -> str | None:
+    """Return the address that holds an image, None where it is none that can be shown."""
+    if blob.get("mime_type") not in _IMAGES or len(blob["content"]) > MAX_IMAGE * 4 // 3:
+        return None
+    try:
+        data = base64.b64decode(blob["content"], validate=True)
+    except ValueError:
+        return None
+    return f"data:{blob['mime_type']};base64,{base64.b64encode(data).decode()}"

@@ -12,7 +12,7 @@ from typing import Any
 from chat_service.service import ChatService
 from models.ids import SessionId, UserId
 from models.shapes import SessionDict
-from server.export.reading import Entry, entries_of, heading_of, outcome_of, parts_of, time_of
+from server.export.reading import Entry, entries_of, heading_of, in_utc, outcome_of, parts_of, time_of
 
 _LINE_ENDS = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _RUNS = re.compile("`+")
@@ -43,7 +43,7 @@ def _head(session: SessionDict) -> str:
     about = {
         "session": session["id"],
         "entries": session["last_seq"],
-        "created": session["created_at"],
+        "created": in_utc(session["created_at"]),
         "imported from": session["source"],
     }
     lines = [f"- {name}: {_name(str(value))}" for name, value in about.items() if value is not None]
@@ -51,18 +51,19 @@ def _head(session: SessionDict) -> str:
 
 
 def _section(entry: Entry) -> str:
-    pieces = [f"\n## {entry['seq']} {heading_of(entry)}\n", f"{_name(time_of(entry))}\n"]
+    pieces = [f"\n## {entry['seq']} {heading_of(entry)}\n", f"{_name(in_utc(time_of(entry)))}\n"]
     if "message_type" not in entry:
         pieces.append(f"{_name(entry['tool_name'])}\n")
         pieces.append(fence(_indented(entry["arguments"]), "json"))
-        pieces += [f"{name}:\n\n{fence(text)}" for name, text in outcome_of(entry)]
+        for name, parts in outcome_of(entry):
+            pieces += [f"{name}:\n", *(_part(part) for part in parts)]
         return "\n".join(pieces)
     return "\n".join([*pieces, *(_part(part) for part in parts_of(entry))])
 
 
 def _part(part: dict[str, Any]) -> str:
-    if part["type"] == "text":
-        return fence(part["content"])
+    if part["type"] in ("text", "json"):
+        return fence(part["content"], part["type"])
     if part["type"] == "reasoning":
         return "Thought:\n\n" + fence(part["content"])
     if part["type"] == "tool_call":
@@ -77,4 +78,4 @@ def _indented(value: Any) -> str:
 
 def _name(text: str) -> str:
     """Write a name, a time or an id so that it can be copied as it is, where nothing in it could end that."""
-    return f"`{text}`" if re.fullmatch(r"[\w.:-]+", text, re.ASCII) else inline(text)
+    return f"`{text}`" if re.fullmatch(r"[\w.:-]+( [\w.:-]+)*", text, re.ASCII) else inline(text)

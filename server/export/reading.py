@@ -1,12 +1,13 @@
 """Reading whole sessions page by page, for those who write them out."""
 
-import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 from chat_service.service import ChatService
 from models.ids import SessionId, UserId
 from models.shapes import MessageDict, ToolUsageDict
+from server.export import results
 
 _PAGE = 50
 
@@ -38,12 +39,15 @@ def parts_of(message: MessageDict) -> list[dict[str, Any]]:
     return [*thought, {"type": "text", "content": message["content"]}, *others]
 
 
-def outcome_of(usage: ToolUsageDict) -> list[tuple[str, str]]:
-    """Return what came of a call, each under its name: the error, and the result where that says something else."""
-    result = usage["result"]
-    shown = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, indent=2)
-    outcome = [("Error", usage["error"]), ("Result", None if result is None or shown == usage["error"] else shown)]
-    return [(name, text) for name, text in outcome if text is not None]
+def outcome_of(usage: ToolUsageDict) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return what came of a call, as parts under a name: the error, and the result where that says something else.
+
+    What is no text and no blob is a part `json`, whose content is written out.
+    """
+    error = [] if usage["error"] is None else [{"type": "text", "content": usage["error"]}]
+    result = results.parts_of(usage["result"])
+    shown = [("Error", error), ("Result", [] if result == error else result)]
+    return [(name, parts) for name, parts in shown if parts]
 
 
 def heading_of(entry: Entry) -> str:
@@ -51,6 +55,15 @@ def heading_of(entry: Entry) -> str:
     if "message_type" in entry:
         return entry["message_type"] if entry["kind"] == "message" else f"{entry['message_type']}, {entry['kind']}"
     return f"tool, {entry['status']}"
+
+
+def in_utc(moment: str) -> str:
+    """Return a moment as people read it, to the second, where it is one; else as it stands."""
+    try:
+        time = datetime.fromisoformat(moment)
+        return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if time.tzinfo else moment
+    except (ValueError, OverflowError):
+        return moment
 
 
 def time_of(entry: Entry) -> str:

@@ -68,7 +68,7 @@ INJECTIONS = [
 TAGS = {
     "html", "head", "meta", "title", "style", "body", "section", "article", "header", "div", "p", "h1", "h2", "h3",
     "h4", "h5", "h6", "pre", "code", "a", "b", "i", "em", "s", "del", "strong", "blockquote", "br", "hr", "ul", "ol",
-    "li", "table", "thead", "tbody", "tr", "th", "td", "img",
+    "li", "table", "thead", "tbody", "tr", "th", "td", "img", "details", "summary",
 }  # fmt: skip
 ATTRIBUTES = {
     ("html", "lang"), ("meta", "charset"), ("meta", "http-equiv"), ("meta", "content"), ("meta", "name"),
@@ -179,6 +179,33 @@ async def test_a_page_shows_what_was_said_and_done(service: ChatService, user_id
     assert reading.tags.count("article") == session["last_seq"]
 
 
+@pytest.mark.parametrize("write", [write_html, write_markdown])
+@pytest.mark.parametrize(
+    ("timestamp", "shown"),
+    [
+        ("2026-03-01T23:30:00.123456-02:00", "2026-03-02 01:30:00 UTC"),
+        ("2026-03-01T23:30:00", "2026-03-01T23:30:00"),
+        ("0001-01-01T00:00:00+23:00", "0001-01-01T00:00:00+23:00"),
+    ],
+)
+async def test_times_are_shown_as_people_read_them(
+    service: ChatService, user_id: UserId, write: Any, timestamp: str, shown: str
+) -> None:
+    session_id = await new_session(service, user_id)
+    message = NewMessage(role="user", content="x", author="import", message_metadata={"timestamp": timestamp})
+    await service.add_message(user_id, session_id, message)
+    assert shown in (await text_of(write(service, user_id, [session_id]))).replace("\\", "").replace("&#43;", "+")
+
+
+async def test_a_long_result_is_folded_and_whole(service: ChatService, user_id: UserId) -> None:
+    session_id = await new_session(service, user_id)
+    for result in ("x" * 2_000, "<b>" + "y" * 2_000):
+        await service.add_tool_usage(user_id, session_id, done(result=result))
+    reading = assert_runs_nothing(await text_of(write_html(service, user_id, [session_id])))
+    assert reading.tags.count("details") == 1
+    assert all(text in reading.text for text in ("x" * 2_000, "2,003 characters", "<b>" + "y" * 2_000))
+
+
 async def test_what_is_markdown_is_shown_as_such(service: ChatService, user_id: UserId) -> None:
     session_id = await new_session(service, user_id)
     text = "# Beans\n\n- *sow*\n- [water](https://example.org)\n\n| a | b |\n|---|---|\n| 1 | 2 |"
@@ -205,6 +232,43 @@ async def test_text_beside_parts_is_shown_once_with_the_calls_that_were_asked_fo
     assert [written.count(text) for text in ("I weigh it.", "scale", "Seven cups.", "Salt too.")] == [1, 1, 2, 1]
     assert "call_1" not in written
     assert written.rindex("Twice.") < written.index("Salt too.")
+
+
+BLOCKS: list[dict[str, Any]] = [
+    {"type": "text", "text": 'Sown in "May"'},
+    {"type": "image", "data": "iVBORw0=", "mimeType": "image/png"},
+    {"type": "image", "source": {"type": "base64", "data": "/9j/4A==", "media_type": "image/jpeg"}},
+    {"type": "image", "data": "<script>", "mimeType": "image/png"},
+    {"type": "resource_link", "uri": "file:///beans", "name": "beans"},
+]
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [
+        ({"content": BLOCKS, "isError": False}, ['Sown in "May"', '"uri": "file:///beans"']),
+        (BLOCKS, ['Sown in "May"', '"uri": "file:///beans"']),
+        ({"content": BLOCKS[:1], "structuredContent": {"month": 5}}, ['Sown in "May"', '"month": 5']),
+        ({"content": [{"type": "text", "text": '{"month": 5}'}], "structuredContent": {"month": 5}}, ['{"month": 5}']),
+        ({"content": BLOCKS[:1], "_meta": {"more": 1}}, ['"Sown in \\"May\\""', '"more": 1']),
+        ({"content": "May"}, ['"content": "May"']),
+        ([{"month": 5}], ['"month": 5']),
+    ],
+    ids=str,
+)
+async def test_a_result_is_shown_as_what_its_tool_said(
+    service: ChatService, user_id: UserId, result: Any, shown: list[str]
+) -> None:
+    session_id = await new_session(service, user_id)
+    await service.add_tool_usage(user_id, session_id, done(result=result))
+    reading = assert_runs_nothing(await text_of(write_html(service, user_id, [session_id])))
+    written = await text_of(write_markdown(service, user_id, [session_id]))
+    for text in (reading.text, written):
+        assert [text.count(piece) for piece in shown] == [1] * len(shown)
+    images = [value for tag, name, value in reading.attributes if (tag, name) == ("img", "src")]
+    has_images = BLOCKS in (result, result["content"] if isinstance(result, dict) else None)
+    assert images == (["data:image/png;base64,iVBORw0=", "data:image/jpeg;base64,/9j/4A=="] if has_images else [])
+    assert "iVBOR" not in written
 
 
 @pytest.mark.parametrize("write", [write_html, write_markdown])
