@@ -99,8 +99,9 @@ def _print(told: ImportDict, as_json: bool) -> None:
 def summary(told: ImportDict) -> list[str]:
     """Say what became of an import, in lines whose numbers add up."""
     skipped = sum(each["records"] for each in told["skipped"])
+    files = "1 file" if told["files"] == 1 else f"{told['files']} files"
     lines = [
-        f"{told['records']} records in {told['files']} files: {sum(told['stored'].values())} stored, "
+        f"{told['records']} records in {files}: {sum(told['stored'].values())} stored, "
         f"{sum(told['already_there'].values())} already there, {skipped} skipped"
     ]
     lines += [f"  skipped {each['records']} {each['type']}: {each['reason']}" for each in told["skipped"]]

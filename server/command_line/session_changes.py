@@ -8,7 +8,7 @@ from models.ids import SessionId
 from models.inputs import SessionChanges
 from models.shapes import DeletedDict, SessionDict
 from server.command_line.local import as_local_user
-from server.command_line.terminal import complain, say
+from server.command_line.terminal import complain, printable, say
 from server.record import Caller
 
 NOT_OVERWRITTEN = (
@@ -64,8 +64,14 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
 ) -> None:
     """Delete a session with all its entries, for good."""
+
+    async def found(caller: Caller) -> SessionDict:
+        return await caller.service.get_session(caller.user_id, SessionId(session_id))
+
     if not yes:
-        typer.confirm("Delete this session with all its entries, for good?", abort=True)
+        session = as_local_user(found)
+        what = f"“{session['title'] or 'Untitled'}” with its {session['last_seq']} entries"
+        typer.confirm(printable(f"Delete {what}, for good?"), abort=True)
 
     async def deleted(caller: Caller) -> DeletedDict:
         receipt = await caller.service.delete_session(caller.user_id, SessionId(session_id), with_forks=with_forks)

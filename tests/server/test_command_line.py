@@ -265,7 +265,9 @@ def test_sessions_are_forked_and_merged(environment: dict[str, str], database_ur
 def test_a_session_is_deleted_only_when_told(environment: dict[str, str], database_url: str) -> None:
     session_id = record_of(database_url, "hello")
     fork_id = run(environment, "sessions", "fork", session_id).split()[0]
-    assert invoke(environment, "sessions", "delete", session_id, answer="n\n").exit_code == 1
+    asked = invoke(environment, "sessions", "delete", session_id, answer="n\n")
+    assert (asked.exit_code, asked.stdout.startswith("Delete “A title” with its 2 entries, for good?")) == (1, True)
+    assert isinstance(refused(environment, "sessions", "delete", new_id()), NotFound), "nobody is asked"
     assert session_id in run(environment, "sessions")
     assert (
         run(environment, "sessions", "delete", session_id, "--yes")

@@ -30,11 +30,11 @@ def folder(tmp_path: Path) -> Path:
 
 def test_import_says_what_became_of_every_record(environment: dict[str, str], folder: Path) -> None:
     said = run(environment, "import", "claude-code", str(folder))
-    assert said.splitlines()[0] == "10 records in 1 files: 9 stored, 0 already there, 1 skipped"
+    assert said.splitlines()[0] == "10 records in 1 file: 9 stored, 0 already there, 1 skipped"
     assert "  added 7 messages" in said.splitlines()
     assert "  added 2 tool calls" in said.splitlines()
     again = run(environment, "import", "claude-code", str(folder))
-    assert again == "10 records in 1 files: 0 stored, 10 already there, 0 skipped\n"
+    assert again == "10 records in 1 file: 0 stored, 10 already there, 0 skipped\n"
     assert json.loads(run(environment, "import", "claude-code", str(folder), "--json"))["already_there"]
 
 
@@ -45,11 +45,11 @@ def test_import_leaves_out_what_was_deleted_here_until_it_is_to_come_back(
     [session] = json.loads(run(environment, "sessions", "--json"))["sessions"]
     run(environment, "sessions", "delete", session["id"], "--yes")
     said = run(environment, "import", "claude-code", str(folder)).splitlines()
-    assert said[0] == "10 records in 1 files: 0 stored, 0 already there, 10 skipped"
+    assert said[0] == "10 records in 1 file: 0 stored, 0 already there, 10 skipped"
     assert {line.split(": ")[1] for line in said[1:]} == {"deleted here"}
     assert json.loads(run(environment, "sessions", "--json"))["sessions"] == []
     said = run(environment, "import", "claude-code", str(folder), "--bring-back").splitlines()
-    assert said[0] == "10 records in 1 files: 9 stored, 0 already there, 1 skipped"
+    assert said[0] == "10 records in 1 file: 9 stored, 0 already there, 1 skipped"
 
 
 def test_import_takes_several_paths(environment: dict[str, str], folder: Path) -> None:
