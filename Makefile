@@ -4,13 +4,20 @@ BIN := .venv/bin
 
 .PHONY: demo test lint format bench bench-full clients endurance clean
 
-.venv/ready: pyproject.toml constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# The command alone; what the tests and the checks need besides is .venv/ready.
+.venv/app: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(INSTALL) -e '.[pages]'
+	touch .venv/app
+
+.venv/ready: .venv/app
+	$(INSTALL) -e '.[dev]'
 	touch .venv/ready
 
-demo: .venv/ready
+demo: .venv/app
 	$(BIN)/mcp-chat-server demo
 
 # On every core; a worker that has nothing left to do takes tests from another.
