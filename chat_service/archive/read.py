@@ -35,6 +35,15 @@ MAX_LINE = 4 * MAX_RECORD
 
 NOT_OURS = "line that is none of an archive"
 _SHAPES = (HeaderLine, SessionLine, BlobLine, MessageLine, ToolUsageLine, SourceRecordLine, SessionEndLine)
+_ADDED = {
+    "session": "sessions",
+    "message": "messages",
+    "tool_usage": "tool calls",
+    "source_record": "records kept",
+    "blob": "attachments",
+}
+"""What other imports call the same."""
+
 _FIELDS = {name for shape in _SHAPES for name in shape.model_fields}
 """Names that may be told: those of our own fields, and none that a file made up."""
 
@@ -134,7 +143,7 @@ class _Restoring:
         tally = self._report.tally
         tally.stored += restored.stored
         tally.already_there += restored.already_there
-        tally.added += restored.stored
+        tally.added.update({_ADDED.get(kind, kind): count for kind, count in restored.stored.items()})
 
     def _refuse(self, given: dict[str, object], error: ValidationError) -> bool:
         problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
