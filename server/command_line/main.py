@@ -26,6 +26,14 @@ from server.command_line import (
 from server.command_line.terminal import complain
 from server.errors import explain_arguments
 
+_COMMANDS = {
+    "start_session or list_sessions gave": "`mcp-chat-server sessions` lists",
+    "list_sessions shows": "`mcp-chat-server sessions` lists",
+    "list_sessions gives it": "`mcp-chat-server sessions` lists it",
+    "set its status to active with update_session": "open it with `mcp-chat-server sessions reopen`",
+}
+"""What the service says for those who have tools, and what it is for those who have commands."""
+
 
 def build() -> typer.Typer:
     """Return the command line."""
@@ -80,8 +88,14 @@ def main() -> None:
     try:
         build()()
     except ChatError as error:
-        complain(str(error))
+        complain(_with_commands(str(error)))
         raise SystemExit(1) from None
     except ValidationError as error:
         complain(explain_arguments(error))
         raise SystemExit(1) from None
+
+
+def _with_commands(refusal: str) -> str:
+    for tools, commands in _COMMANDS.items():
+        refusal = refusal.replace(tools, commands)
+    return refusal

@@ -33,6 +33,7 @@ from models.inputs import (
 from server.command_line.config import server_command
 from server.command_line.main import build
 from server.command_line.terminal import printable
+from server.tools import all_tools
 from tests.conftest import url_of
 from tests.support import ROOT
 
@@ -408,9 +409,14 @@ def test_wrong_arguments_are_refused_with_usage(environment: dict[str, str], arg
     assert invoke(environment, *arguments).exit_code == 2
 
 
-def test_a_refusal_is_one_sentence_and_exit_code_1(environment: dict[str, str]) -> None:
+def test_a_refusal_is_one_sentence_of_commands_and_exit_code_1(environment: dict[str, str], database_url: str) -> None:
+    archived, other = record_of(database_url, "hello"), record_of(database_url, "hello")
+    run(environment, "sessions", "archive", archived)
     for changed, arguments, sentence in (
-        ({}, ["show", "nope"], "session_id is not a session's id"),
+        ({}, ["show", "nope"], "session_id is not a session's id: use the id that `mcp-chat-server sessions` lists."),
+        ({}, ["show", new_id()], "no session with this session_id: `mcp-chat-server sessions` lists those you have."),
+        ({}, ["search", "session:x"], "needs a session's id, as `mcp-chat-server sessions` lists it."),
+        ({}, ["sessions", "merge", archived, other], "open it with `mcp-chat-server sessions reopen`, then merge."),
         ({"MCP_CHAT_DATABASE_URL": "sqlite+aiosqlite:///here.db"}, ["sessions"], "must name an absolute path"),
         ({"MCP_CHAT_LOG_LEVEL": "loud"}, ["sessions"], "MCP_CHAT_LOG_LEVEL"),
     ):
@@ -426,6 +432,7 @@ def test_a_refusal_is_one_sentence_and_exit_code_1(environment: dict[str, str]) 
         assert ended.stdout == ""
         assert ended.stderr.startswith("mcp-chat-server: ")
         assert sentence in ended.stderr
+        assert not any(tool.name in ended.stderr for tool in all_tools() if "_" in tool.name)
         assert len(ended.stderr.splitlines()) == 1
 
 
