@@ -23,7 +23,7 @@ SERVER_NAME = "chat"
 
 
 def config(
-    client: Annotated[str | None, typer.Argument(help="claude-code, claude-desktop, cursor or vscode.")] = None,
+    client: Annotated[str | None, typer.Argument(help="claude-code, claude-desktop, codex, cursor or vscode.")] = None,
     wrap: Annotated[
         Path | None, typer.Option(help="A client's file: record the tool calls of the servers in it.")
     ] = None,
@@ -91,8 +91,16 @@ def settings_in(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _claude_code(command: list[str], settings: dict[str, str]) -> str:
-    given = [word for name, value in settings.items() for word in ("--env", f"{name}={value}")]
-    return shlex.join(["claude", "mcp", "add", "--scope", "user", *given, SERVER_NAME, "--", *command])
+    # Its --env takes all words up to the next option, so that stands between it and the name.
+    return shlex.join(["claude", "mcp", "add", *_given(settings), "--scope", "user", SERVER_NAME, "--", *command])
+
+
+def _codex(command: list[str], settings: dict[str, str]) -> str:
+    return shlex.join(["codex", "mcp", "add", SERVER_NAME, *_given(settings), "--", *command])
+
+
+def _given(settings: dict[str, str]) -> list[str]:
+    return [word for name, value in settings.items() for word in ("--env", f"{name}={value}")]
 
 
 def _mcp_servers(command: list[str], settings: dict[str, str]) -> str:
@@ -115,6 +123,7 @@ def _to_json(value: Any) -> str:
 _SNIPPETS: dict[str, tuple[Callable[[list[str], dict[str, str]], str], str]] = {
     "claude-code": (_claude_code, "run this command:"),
     "claude-desktop": (_mcp_servers, "merge this into claude_desktop_config.json (Settings, Developer, Edit Config):"),
+    "codex": (_codex, "run this command:"),
     "cursor": (_mcp_servers, "merge this into ~/.cursor/mcp.json:"),
     "vscode": (_vscode, "merge this into .vscode/mcp.json:"),
 }

@@ -381,9 +381,15 @@ def test_config_prints_json_that_starts_this_installation(environment: dict[str,
 
 def test_config_prints_a_command_for_claude_code(environment: dict[str, str]) -> None:
     words = shlex.split(run(environment, "config", "claude-code"))
-    assert words[:3] == ["claude", "mcp", "add"]
-    assert words[words.index("--") + 1 :] == server_command()
-    assert f"MCP_CHAT_USER={environment['MCP_CHAT_USER']}" in words
+    given = [word for name, value in environment.items() for word in ("--env", f"{name}={value}")]
+    # Its --env takes all words up to the next option, so the name cannot follow one.
+    assert words == ["claude", "mcp", "add", *given, "--scope", "user", "chat", "--", *server_command()]
+
+
+def test_config_prints_a_command_for_codex(environment: dict[str, str]) -> None:
+    words = shlex.split(run(environment, "config", "codex"))
+    given = [word for name, value in environment.items() for word in ("--env", f"{name}={value}")]
+    assert words == ["codex", "mcp", "add", "chat", *given, "--", *server_command()]
 
 
 def test_the_command_that_config_prints_starts_a_server(environment: dict[str, str]) -> None:
