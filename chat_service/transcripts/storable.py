@@ -47,8 +47,13 @@ class Storable:
         return self.text(value)[:limit] or None
 
     def title(self, value: Any, limit: int = MAX_TITLE) -> str | None:
-        """Return the beginning of a text on one line, None where there is none."""
-        return " ".join(self.text(value).split())[:limit].rstrip() or None
+        """Return a text on one line, or its beginning up to a word's end with "…", None where there is none."""
+        line = " ".join(self.text(value).split())
+        if len(line) <= limit:
+            return line or None
+        words = line[:limit].rpartition(" ")[0]
+        # Where words are not told apart by spaces, or one is very long, it ends anywhere.
+        return f"{words if len(words) > limit // 2 else line[: limit - 1].rstrip()}…"
 
     def text(self, value: Any) -> str:
         """Return a text as it can be stored, an empty one where the value is none."""

@@ -155,3 +155,21 @@ async def test_a_session_is_as_old_as_what_was_said_in_it(service: ChatService, 
 def test_a_call_that_nobody_asked_for_has_no_result() -> None:
     assert Calls().answer("t-1", "result", None) is None
     assert Calls().answer(None, "result", None) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "title"),
+    [
+        ("bean " * 16, ("bean " * 16).strip()),
+        ("bean " * 17, "bean " * 15 + "bean…"),
+        ("bean " * 15 + "s" * 40, "bean " * 14 + "bean…"),
+        ("豆" * 81, "豆" * 79 + "…"),
+    ],
+    ids=["all", "a word less", "a long word", "no spaces"],
+)
+async def test_a_title_made_of_what_was_said_ends_with_a_word_and_says_that_it_is_cut(
+    service: ChatService, user_id: UserId, said: str, title: str
+) -> None:
+    await take_in(service, user_id, "openai", json.dumps([{"role": "user", "content": said}]))
+    [session] = await sessions_of(service, user_id)
+    assert session["title"] == title
