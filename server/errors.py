@@ -17,6 +17,15 @@ logger = logging.getLogger(__name__)
 Schema = Mapping[str, Any]
 
 MAX_PROBLEMS = 5
+_IN_JSON = {
+    "dict_type": "must be a JSON object",
+    "model_type": "must be a JSON object",
+    "model_attributes_type": "must be a JSON object",
+    "list_type": "must be a JSON array",
+    "too_short": "needs at least {min_length} of them",
+    "too_long": "may have at most {max_length} of them",
+}
+"""What the validator says in words of Python, for callers who write JSON."""
 _LONGEST_NAME = 60
 
 
@@ -62,6 +71,8 @@ def _tell(problem: ErrorDetails, field: str, known: str) -> str:
         return f"{field}.type: is one of {problem['ctx']['expected_tags']}"
     if kind == "union_tag_not_found":
         return f"{field}.type: is required"
+    if kind in _IN_JSON:
+        return f"{field}: {_IN_JSON[kind].format(**problem.get('ctx', {}))}"
     text = problem["msg"].removeprefix("Value error, ")
     return f"{field}: {text}" if field else text
 

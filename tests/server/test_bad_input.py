@@ -367,6 +367,24 @@ async def test_an_unknown_field_of_a_message_or_a_part_is_told_with_those_that_t
     )
 
 
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        (["hi"], "messages[0]: must be a JSON object."),
+        ({"role": "user"}, "messages: must be a JSON array."),
+        ([{"role": "user", "content": "x", "metadata": "m"}], "messages[0].metadata: must be a JSON object."),
+        ([], "messages: needs at least 1 of them."),
+        ([{"role": "user", "content": "x"}] * 501, "messages: may have at most 500 of them."),
+    ],
+    ids=["text", "object", "metadata", "none", "many"],
+)
+async def test_what_should_be_an_object_or_an_array_is_told_in_words_of_json(
+    tools: Tools, messages: Any, told: str
+) -> None:
+    session_id = await tools.new_session()
+    assert await tools.refusal("add_messages", session_id=session_id, messages=messages) == f"Invalid: {told}"
+
+
 @pytest.mark.parametrize("tool", TOOLS)
 async def test_an_unknown_argument_is_refused_by_its_name(shared: Room, tool: str) -> None:
     schema = TOOLS[tool].input_schema
