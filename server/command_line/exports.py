@@ -46,6 +46,10 @@ def export(
 
     async def run(caller: Caller) -> None:
         chosen = await _all_ids(caller) if everything else [SessionId(each) for each in session_ids or ()]
+        if not everything:
+            # Before anything is printed, which nobody can take back.
+            for session_id in chosen:
+                await caller.service.get_session(caller.user_id, session_id)
         pieces = _pieces(caller, chosen, shape)
         if output is None:
             await _print(pieces)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import ChatError, Conflict, Invalid, NotFound
+from models.ids import new_id
 from tests.chat_service.transcripts.support import SHORT, write_chatgpt, write_claude_code
 from tests.conftest import url_of
 from tests.server.test_command_line import COMMAND, invoke, record_of, refused, run
@@ -165,3 +166,13 @@ def test_watch_follows_a_folder_until_it_is_told_to_stop(environment: dict[str, 
     stored = [sum(each["stored"].values()) for each in told + [json.loads(line) for line in output.splitlines()]]
     assert sum(stored) == 9
     assert stored[0] == 2
+
+
+@pytest.mark.parametrize("shape", ["jsonl", "markdown", "html", "openai"])
+def test_an_export_of_a_session_that_is_not_there_prints_nothing(
+    environment: dict[str, str], database_url: str, shape: str
+) -> None:
+    there = record_of(database_url, "hello")
+    result = invoke(environment, "export", there, new_id(), "--format", shape)
+    assert isinstance(result.exception, NotFound)
+    assert result.stdout == ""
