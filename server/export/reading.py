@@ -44,10 +44,14 @@ def outcome_of(usage: ToolUsageDict) -> list[tuple[str, list[dict[str, Any]]]]:
 
     What is no text and no blob is a part `json`, whose content is written out.
     """
-    error = [] if usage["error"] is None else [{"type": "text", "content": usage["error"]}]
-    result = results.parts_of(usage["result"])
-    shown = [("Error", error), ("Result", [] if result == error else result)]
-    return [(name, parts) for name, parts in shown if parts]
+    error, result = usage["error"], results.parts_of(usage["result"])
+    if error is None:
+        return [("Result", result)] if result else []
+    if result and result[0]["type"] == "text" and result[0]["content"].startswith(error):
+        # An import takes the error out of the result.
+        return [("Error", result)]
+    said = [("Error", [{"type": "text", "content": error}]), ("Result", result)]
+    return [(name, parts) for name, parts in said if parts]
 
 
 def heading_of(entry: Entry) -> str:

@@ -133,13 +133,13 @@ def test_show_says_what_a_message_without_text_is(environment: dict[str, str], d
 
 def test_show_says_why_a_call_failed_once_and_what_it_gave(environment: dict[str, str], database_url: str) -> None:
     session_id = record_of(database_url)
-    same, longer = (
+    failed = [
         NewToolUsage(tool_name="ls", arguments={}, error="no such file", result=result)
-        for result in ("no such file", "ls: no such file")
-    )
-    append_to(database_url, session_id, same, longer)
+        for result in ("no such file", "no such file\nnor folder", "ls: no such file")
+    ]
+    append_to(database_url, session_id, *failed)
     shown = run(environment, "show", session_id)
-    assert [shown.count("    no such file\n"), shown.count("    ls: no such file\n")] == [2, 1]
+    assert [shown.count(f"    {line}\n") for line in ("no such file", "nor folder", "ls: no such file")] == [3, 1, 1]
 
 
 def test_show_cuts_what_is_long_unless_told(environment: dict[str, str], database_url: str) -> None:
