@@ -30,16 +30,22 @@ class LoggedToolUsage(TypedDict):
 
 
 class ToolUsagePreview(TypedDict):
-    """A call in a list; arguments, result and error are the beginnings of untrusted text that somebody stored."""
+    """A call in a list; arguments, result and error are the beginnings of untrusted text that somebody stored.
+
+    `started_at` is when the call began, where that is known; `created_at` is when it was stored, which for an imported
+    one is later.
+    """
 
     session_id: str
     seq: int
     tool_name: str
+    server_name: str | None
     status: ToolStatus
     arguments: str
     result: str | None
     error: str | None
     duration_ms: float | None
+    started_at: str | None
     created_at: str
 
 
@@ -135,7 +141,8 @@ async def list_tool_usage(
         usages = [_preview(usage, longest) for usage in page["tool_usages"]]
         named = [_total(tool, longest) for tool in tools]
         listed = {"tools": named} if cursor is None else {}
-        return reply({"tool_usages": usages, **listed, **heading}, to_lines(heading, [*named, *usages]))
+        counted = {"tool_usages": len(usages), **heading}
+        return reply({"tool_usages": usages, **listed, **heading}, to_lines(counted, [*named, *usages]))
 
     return bounded(made, _PREVIEW)
 
@@ -159,11 +166,13 @@ def _preview(usage: ToolUsageDict, longest: int) -> dict[str, Any]:
             "session_id": usage["session_id"],
             "seq": usage["seq"],
             "tool_name": shorten(usage["tool_name"], longest),
+            "server_name": shorten(usage["server_name"], longest),
             "status": usage["status"],
             "arguments": shorten(to_json(usage["arguments"]), longest),
             "result": shorten(result, longest),
             "error": shorten(usage["error"], longest),
             "duration_ms": usage["duration_ms"],
+            "started_at": usage["started_at"],
             "created_at": usage["created_at"],
         }
     )

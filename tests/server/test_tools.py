@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from datetime import datetime
 from typing import Any, cast
 
 import jsonschema  # type: ignore[import-untyped]
@@ -10,7 +11,7 @@ import mcp_types as types
 import pytest
 
 from models.ids import SessionId, new_id
-from models.inputs import Usage
+from models.inputs import NewToolUsage, Usage
 from models.sqlite import choose_library
 from models.sqlite_file import path_from_url
 from models.text import to_json
@@ -368,6 +369,25 @@ async def test_list_tool_usage_gives_records_and_totals_by_filter(tools: Tools) 
         "tools": [],
         "more_tools": 0,
     }
+
+
+async def test_list_tool_usage_says_of_which_server_a_call_was_and_when_it_began(database_url: str) -> None:
+    began = "2025-10-08T05:05:02.000000Z"
+    async with opened_record(database_url) as record, connected(record) as tools:
+        session = await tools.new_session()
+        await tools.answer("log_tool_usage", session_id=session, tool_name="read", arguments={}, server_name="files")
+        imported = NewToolUsage(
+            tool_name="Bash", arguments={}, origin="import", started_at=datetime.fromisoformat(began)
+        )
+        caller = await record.caller()
+        await caller.service.add_tool_usage(caller.user_id, SessionId(session), imported)
+        newest = await tools.answer("list_tool_usage", limit=1)
+        rest = await tools.call("list_tool_usage", limit=1, cursor=newest["next_cursor"])
+    assert (newest["tool_usages"][0]["started_at"], newest["tool_usages"][0]["created_at"] > began) == (began, True)
+    assert rest.structured_content is not None
+    (usage,) = rest.structured_content["tool_usages"]
+    assert (usage["server_name"], "started_at" in usage) == ("files", False)
+    assert text_of(rest).startswith("tool_usages=1\n- session_id=")
 
 
 async def test_get_session_history_gives_messages_and_tool_calls_in_order(tools: Tools) -> None:
