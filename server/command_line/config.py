@@ -34,7 +34,7 @@ def config(
 ) -> None:
     """Print the snippet that a client needs, with the path of this installation, or wrap its servers in `record`."""
     if [client, wrap, unwrap].count(None) != 2:
-        raise typer.BadParameter("give a client, or --wrap FILE, or --unwrap FILE")
+        raise typer.BadParameter(f"give a client ({', '.join(_SNIPPETS)}), or --wrap FILE, or --unwrap FILE")
     if wrap is not None:
         settings = settings_in(os.environ)
         _change(wrap, lambda document: wrapping.wrap(document, server_command(), settings), write=write)

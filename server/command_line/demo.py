@@ -32,6 +32,11 @@ _BATCH = 100
 _WIDTH = 110
 _LARGEST = 4_194_304
 
+_NEXT = """
+This record was the demo's own, and is gone. Yours begins with what you have, or with what you say next:
+  mcp-chat-server import claude-code ~/.claude/projects
+  mcp-chat-server config claude-code"""
+
 Entry = NewMessage | NewToolUsage
 
 
@@ -96,6 +101,7 @@ async def _play(transcript: "Transcript", name: str, folder: Path) -> None:
         say(_shown(entry))
     _summarize(transcript, stored, database.stat().st_size)
     say(f"recorded in {recorded:.1f} s with two kills and restarts, read back whole in {was_read:.1f} s")
+    say(_NEXT)
 
 
 def _calls(entries: Sequence[Entry]) -> Iterator[tuple[str, dict[str, Any]]]:
