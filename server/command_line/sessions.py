@@ -69,17 +69,21 @@ def list_sessions(
 def show(
     session_id: Annotated[str, typer.Argument(help="The session's id, as `sessions` lists it.")],
     after_seq: Annotated[int, typer.Option(min=0, help="Begin after this entry.")] = 0,
+    last: Annotated[int | None, typer.Option(min=0, help="Begin with so many entries before the end.")] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what is appended, by any client, until Ctrl-C.")
     ] = False,
     full: Annotated[bool, typer.Option("--full", help="Do not cut long texts.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a session from its beginning, entry by entry."""
+    """Show a session from its beginning, or its last entries, one by one."""
 
     async def print_entries(caller: Caller) -> None:
-        is_first = True
-        async for window in _windows(caller, SessionId(session_id), after_seq, follow=follow):
+        is_first, start = True, after_seq
+        if last is not None:
+            session = await caller.service.get_session(caller.user_id, SessionId(session_id))
+            start = max(after_seq, session["last_seq"] - last)
+        async for window in _windows(caller, SessionId(session_id), start, follow=follow):
             if is_first and not as_json:
                 session = window["session"]
                 say(f"{session['title'] or 'Untitled'} ({session['status']}, {session['last_seq']} entries)")

@@ -110,6 +110,15 @@ def test_show_prints_every_entry_in_order(environment: dict[str, str], database_
     assert [entry["seq"] for entry in entries] == list(range(1, 252))
     assert "message 9\n" not in run(environment, "show", session_id, "--after-seq", "200")
 
+    def shown_with(*options: str) -> list[int]:
+        lines = run(environment, "show", session_id, "--json", *options).splitlines()
+        return [json.loads(line)["seq"] for line in lines]
+
+    assert shown_with("--last", "2") == [250, 251]
+    assert shown_with("--last", "0") == []
+    assert shown_with("--last", "500") == list(range(1, 252))
+    assert shown_with("--last", "2", "--after-seq", "250") == [251]
+
 
 def test_show_says_what_a_message_without_text_is(environment: dict[str, str], database_url: str) -> None:
     session_id = record_of(database_url)
@@ -449,6 +458,7 @@ def test_the_demo_records_survives_and_reads_back(
     printed = run(environment, "demo")
     assert "70 entries, seq 1 to 70 without a gap, each equal to what was sent" in printed
     assert "24 tool calls with their results, 24 joined" in printed
+    assert printed.endswith("mcp-chat-server config claude-code\n"), "it says how to go on"
     assert not (tmp_path / "new.db").exists(), "the demo keeps to a folder of its own"
 
 
