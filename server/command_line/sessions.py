@@ -21,7 +21,10 @@ from server.record import Caller
 
 _PAGE = 200
 _CUT = 2_000
-_PIPED_WIDTH = 1_000
+_INDENT = "    "
+_HEADING = ("id", "status", "entries", "last entry")
+_FACTS = "{:<36}  {:<8}  {:>7}  {:<16}"
+_LEAST_TITLE = 24
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -149,22 +152,26 @@ def _local_time(moment: str) -> str:
 
 
 def _print_table(sessions: list[SessionDict]) -> None:
+    """Print a line for each session; in a terminal that is too narrow for it, the title on a line of its own."""
+    from rich.cells import cell_len, set_cell_size
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     if not sessions:
-        say("no sessions yet: a client starts one with start_session")
+        say("no sessions yet: a client starts one with start_session, and `mcp-chat-server import` brings what it has")
         return
     console = Console()
-    if not console.is_terminal:
-        console.width = _PIPED_WIDTH
-    table = Table(box=None, pad_edge=False)
-    for heading in ("id", "status", "entries", "last entry", "title"):
-        table.add_column(heading, no_wrap=True, overflow="ellipsis" if heading == "title" else "fold")
+    room = console.width - len(_FACTS.format(*_HEADING)) - 2 if console.is_terminal else sys.maxsize
+    is_beside = room >= _LEAST_TITLE
+    say(f"{_FACTS.format(*_HEADING)}  {'title' if is_beside else ''}".rstrip())
     for session in sessions:
         last = session["last_append_at"]
         when = "" if last is None else _local_time(last)
-        title = Text(printable(session["title"] or ""))
-        table.add_row(session["id"], session["status"], str(session["last_seq"]), when, title)
-    console.print(table)
+        facts = _FACTS.format(session["id"], session["status"], session["last_seq"], when)
+        title = " ".join(printable(session["title"] or "").split())
+        longest = room if is_beside else console.width - len(_INDENT)
+        if cell_len(title) > longest:
+            title = set_cell_size(title, longest - 1).rstrip() + "…"
+        if is_beside:
+            say(f"{facts}  {title}".rstrip())
+        else:
+            say(f"{facts.rstrip()}\n{_INDENT}{title}".rstrip())

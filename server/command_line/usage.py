@@ -140,7 +140,9 @@ def _print_table(heading: Row, rows: list[Row]) -> None:
     if sum(widths) + gaps > console.width:
         widths[1:] = [max(map(cell_len, (*heading[n].split(), *cells[n]))) for n in range(1, len(widths))]
         room = console.width - sum(widths[1:]) - gaps
-        widths[0] = min(widths[0], max(room, _LEAST_NAME_WIDTH))
+        # An id that is cut is none.
+        least = widths[0] if heading[0] == "session" else _LEAST_NAME_WIDTH
+        widths[0] = min(widths[0], max(room, least))
         console.width = max(console.width, sum(widths) + gaps)
     table = Table(box=None, pad_edge=False)
     for number, (title, width) in enumerate(zip(heading, widths, strict=True)):

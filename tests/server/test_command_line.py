@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from rich.cells import cell_len
 from typer.testing import CliRunner, Result
 
 from chat_service.service import ChatService
@@ -90,6 +91,21 @@ def test_sessions_lists_what_there_is(environment: dict[str, str], database_url:
     assert session_id in listed
     assert "Crêpes for eight" in listed
     assert session_id not in run(environment, "sessions", "--status", "archived")
+
+
+@pytest.mark.parametrize("columns", [200, 100, 80, 60])
+def test_an_id_is_whole_in_a_terminal_of_any_width(
+    environment: dict[str, str], database_url: str, columns: int
+) -> None:
+    titles = ["Crêpes " * 30, "日本語" * 40, "short"]
+    stored = [record_of(database_url, "hello", title=title.strip()) for title in titles]
+    terminal = {**environment, "FORCE_COLOR": "1", "COLUMNS": str(columns)}
+    listed = run(terminal, "sessions").splitlines()
+    for session_id, beginning in zip(stored, ("Crêpes Crêpes", "日本語日本語", "short"), strict=True):
+        number = next(number for number, line in enumerate(listed) if line.startswith(session_id))
+        assert re.search(r" active +2  \d{4}-\d\d-\d\d \d\d:\d\d", listed[number])
+        assert beginning in listed[number if columns > 99 else number + 1]
+    assert columns == 60 or max(map(cell_len, listed)) <= columns
 
 
 def test_sessions_page_by_page_are_all_sessions_once(environment: dict[str, str], database_url: str) -> None:

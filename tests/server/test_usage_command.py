@@ -100,6 +100,11 @@ def test_a_terminal_cuts_names_and_titles_but_no_number(
     assert len(row) <= columns or columns == 20, "a terminal that is narrower than the numbers breaks the lines itself"
 
 
+def test_the_id_of_a_session_is_never_cut(environment: dict[str, str], session_id: SessionId) -> None:
+    terminal = {**environment, "FORCE_COLOR": "1", "COLUMNS": "60"}
+    assert f"\n{session_id} " in Text.from_ansi(run(terminal, "usage", "--by", "session")).plain
+
+
 @pytest.mark.parametrize("by", ["model", "tool"])
 def test_a_hostile_name_is_one_line_that_a_terminal_shows(
     by: str, environment: dict[str, str], session_id: SessionId
