@@ -38,7 +38,7 @@ def search(
     for hit in found["hits"]:
         _print_hit(hit)
     if not found["hits"] and found["next_cursor"] is None:
-        say("nothing found")
+        say("nothing found in what was said and done; `mcp-chat-server sessions --query` looks for titles")
     if found["next_cursor"]:
         say(f"more: the same with --cursor {found['next_cursor']}")
 

@@ -237,7 +237,8 @@ def test_search_prints_hits_for_people_and_for_programs(environment: dict[str, s
     rest = json.loads(run(environment, "search", "orchid", "--json", "--cursor", found["next_cursor"]))
     assert [hit["seq"] for hit in [*found["hits"], *rest["hits"]]] == [2, 1]
     assert "tool scale" in run(environment, "search", '"3½ cups"')
-    assert "nothing found" in run(environment, "search", "absent")
+    assert "nothing found" in (said := run(environment, "search", "tea gardens"))
+    assert "sessions --query" in said
     assert "--cursor" in run(environment, "search", "orchid", "--limit", "1")
 
 
