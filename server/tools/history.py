@@ -114,7 +114,8 @@ async def get_session_history(
         int | None, Field(ge=0, lt=2**53, description="Only entries after this seq: reads what is new.")
     ] = None,
     detail: Annotated[
-        Literal["concise", "detailed"], Field(description="concise cuts long texts, detailed gives every field.")
+        Literal["concise", "detailed"],
+        Field(description="concise cuts long texts and leaves out times, detailed gives every field."),
     ] = "concise",
     entry_seq: Annotated[Seq | None, Field(description="Read this one entry in full, in pieces.")] = None,
     content_offset: Annotated[
