@@ -52,7 +52,12 @@ _HEAD = """<!doctype html>
 </head>
 <body>
 """
-_SESSION = """<section>
+_INDEX = """<nav><ol>
+{% for session in sessions %}<li><a href="#session-{{ loop.index }}">{{ session.title or "Untitled" }}</a>
+{%- if session.last_append_at %}, {{ in_utc(session.last_append_at) }}{% endif %}</li>
+{% endfor %}</ol></nav>
+"""
+_SESSION = """<section id="session-{{ number }}">
 <h1>{{ session.title or "Untitled" }}</h1>
 <p>{{ session.last_seq }} entries, created {{ created }}
 {%- if session.source %}, imported from {{ session.source }}{% endif %}</p>
@@ -77,9 +82,11 @@ async def write_html(service: ChatService, user_id: UserId, session_ids: Sequenc
     sessions = [await service.get_session(user_id, session_id) for session_id in session_ids]
     title = (sessions[0]["title"] or "Untitled") if len(sessions) == 1 else f"{len(sessions)} sessions"
     yield pages.head(title)
-    for session in sessions:
+    if len(sessions) > 1:
+        yield pages.render("index", sessions=sessions, in_utc=in_utc)
+    for number, session in enumerate(sessions, 1):
         session_id = SessionId(session["id"])
-        yield pages.render("session", session=session, created=in_utc(session["created_at"]))
+        yield pages.render("session", session=session, number=number, created=in_utc(session["created_at"]))
         async for entry in entries_of(service, user_id, session_id):
             images = await _images(service, user_id, session_id, entry)
             yield pages.entry(entry, images)
@@ -113,7 +120,7 @@ class _Pages:
         except ImportError:
             raise Unavailable("HTML needs the extra `pages`: install mcp-chat-server[pages].") from None
         environment = Environment(autoescape=True)
-        sources = {"head": _HEAD, "session": _SESSION, "entry": _ENTRY}
+        sources = {"head": _HEAD, "index": _INDEX, "session": _SESSION, "entry": _ENTRY}
         self._templates = {name: environment.from_string(source) for name, source in sources.items()}
         self._markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable("table").disable("image")
         self._clean = nh3.clean

@@ -66,13 +66,14 @@ INJECTIONS = [
 ]
 
 TAGS = {
-    "html", "head", "meta", "title", "style", "body", "section", "article", "header", "div", "p", "h1", "h2", "h3",
-    "h4", "h5", "h6", "pre", "code", "a", "b", "i", "em", "s", "del", "strong", "blockquote", "br", "hr", "ul", "ol",
-    "li", "table", "thead", "tbody", "tr", "th", "td", "img", "details", "summary",
+    "html", "head", "meta", "title", "style", "body", "nav", "section", "article", "header", "div", "p", "h1", "h2",
+    "h3", "h4", "h5", "h6", "pre", "code", "a", "b", "i", "em", "s", "del", "strong", "blockquote", "br", "hr", "ul",
+    "ol", "li", "table", "thead", "tbody", "tr", "th", "td", "img", "details", "summary",
 }  # fmt: skip
 ATTRIBUTES = {
     ("html", "lang"), ("meta", "charset"), ("meta", "http-equiv"), ("meta", "content"), ("meta", "name"),
-    ("article", "class"), ("a", "href"), ("a", "title"), ("a", "rel"), ("ol", "start"), ("img", "src"), ("img", "alt"),
+    ("section", "id"), ("article", "class"), ("a", "href"), ("a", "title"), ("a", "rel"), ("ol", "start"),
+    ("img", "src"), ("img", "alt"),
 }  # fmt: skip
 
 
@@ -102,7 +103,7 @@ def assert_runs_nothing(page: str) -> Reading:
     assert {(tag, name) for tag, name, _ in reading.attributes} <= ATTRIBUTES
     for tag, name, value in reading.attributes:
         if name == "href":
-            assert value.split(":")[0].lower() in ("http", "https", "mailto"), value
+            assert value.split(":")[0].lower() in ("http", "https", "mailto") or value.startswith("#session-"), value
         if name == "src":
             assert (tag, value.partition(";")[0]) in {("img", f"data:image/{kind}") for kind in ("png", "jpeg")}
         if name == "http-equiv":
@@ -195,6 +196,17 @@ async def test_times_are_shown_as_people_read_them(
     message = NewMessage(role="user", content="x", author="import", message_metadata={"timestamp": timestamp})
     await service.add_message(user_id, session_id, message)
     assert shown in (await text_of(write(service, user_id, [session_id]))).replace("\\", "").replace("&#43;", "+")
+
+
+async def test_a_page_of_several_sessions_begins_with_their_titles(service: ChatService, user_id: UserId) -> None:
+    session_ids = [await new_session(service, user_id, title=title) for title in ("Beans", "<b>Peas", "Tea")]
+    await service.add_message(user_id, session_ids[0], said("In May."))
+    reading = assert_runs_nothing(await text_of(write_html(service, user_id, session_ids)))
+    places = [value for tag, name, value in reading.attributes if name in ("href", "id")]
+    assert places == ["#session-1", "#session-2", "#session-3", "session-1", "session-2", "session-3"]
+    assert reading.text.index("Peas") < reading.text.index("In May.")
+    alone = assert_runs_nothing(await text_of(write_html(service, user_id, session_ids[:1])))
+    assert "nav" not in alone.tags
 
 
 async def test_a_long_result_is_folded_and_whole(service: ChatService, user_id: UserId) -> None:
