@@ -30,6 +30,9 @@ _COMMANDS = {
     "start_session or list_sessions gave": "`mcp-chat-server sessions` lists",
     "list_sessions shows": "`mcp-chat-server sessions` lists",
     "list_sessions gives it": "`mcp-chat-server sessions` lists it",
+    "call again with the same idempotency_key to go on": "`mcp-chat-server chat --session` goes on there, and the same "
+    "--idempotency-key with this question, if it had one",
+    "call again with the same idempotency_key in a moment": "ask again with the same --idempotency-key in a moment",
     "set its status to active with update_session": "open it with `mcp-chat-server sessions reopen`",
 }
 """What the service says for those who have tools, and what it is for those who have commands."""

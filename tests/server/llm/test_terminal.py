@@ -303,6 +303,7 @@ async def test_a_piped_question_that_fails_prints_nothing_but_why(database_url: 
         failed = piped(environment_of(database_url, provider), "Hello")
     assert (failed.returncode, failed.stdout) == (1, "")
     assert "The answer was interrupted: the model's" in failed.stderr
+    assert "`mcp-chat-server chat --session` goes on there" in failed.stderr
     assert "Traceback" not in failed.stderr
 
 
