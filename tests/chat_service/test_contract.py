@@ -296,7 +296,7 @@ READ_STATEMENTS: dict[str, tuple[int, Arguments]] = {
     "summarize_token_usage": (2, {"by": "session"}),
 }
 READ_STATEMENTS_OF_A_USER: dict[str, tuple[int, Arguments]] = {
-    "search_history": (5, {"query": "number", "limit": 20}),
+    "search_history": (5, {"query": "number", "limit": 200}),
     "get_user": (1, {}),
     "get_user_sessions": (1, {"limit": 500}),
     "find_sessions": (1, {"text": "0", "limit": 500}),
