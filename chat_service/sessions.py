@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Connection,
     Select,
     and_,
@@ -61,6 +62,37 @@ _ALL = (
 _BY_IDEMPOTENCY_KEY = select(chat_sessions.c.digest, chat_sessions.c.id).where(
     chat_sessions.c.user_key == USER_KEY, chat_sessions.c.idempotency_key == bindparam("idempotency_key")
 )
+
+
+def _active(*filters: Any) -> tuple[Prepared, Prepared]:
+    """Return the statements for how many active sessions there are and the newest moment, and for the session of that.
+
+    One pass over them, and a second that begins with the last created and as a rule ends soon: to sort them, with all
+    that is read of a session, took five times as long.
+    """
+    appended = type_coerce(func.coalesce(chat_sessions.c.last_append_at, chat_sessions.c.created_at), BigInteger)
+    mine = (chat_sessions.c.user_key == USER_KEY, chat_sessions.c.status == "active", *filters)
+    return (
+        Prepared(select(func.count(), func.max(appended)).select_from(chat_sessions).where(*mine)),
+        Prepared(
+            select(*_COLUMNS)
+            .select_from(_WITH_PARENT)
+            .where(*mine, appended == bindparam("moment"))
+            .order_by(chat_sessions.c.key.desc())
+            .limit(1)
+        ),
+    )
+
+
+_OF_CLIENT = chat_sessions.c.client == bindparam("client")
+_OF_WORKSPACE = type_coerce(chat_sessions.c.session_data, JSON)["workspace"].as_string() == bindparam("workspace")
+_ACTIVE = {
+    (False, False): _active(),
+    (True, False): _active(_OF_CLIENT),
+    (False, True): _active(_OF_WORKSPACE),
+    (True, True): _active(_OF_CLIENT, _OF_WORKSPACE),
+}
+"""By whether they are those of a client, and of a workspace."""
 
 
 class Timeline(NamedTuple):
@@ -157,25 +189,14 @@ def get_active(
     """
     check_user_id(user_id)
     check_filters(client=client, workspace=workspace)
-    mine = [chat_sessions.c.user_key == USER_KEY, chat_sessions.c.status == "active"]
-    if client is not None:
-        mine.append(chat_sessions.c.client == client)
-    if workspace is not None:
-        mine.append(type_coerce(chat_sessions.c.session_data, JSON)["workspace"].as_string() == workspace)
-    newest = (
-        select(*_COLUMNS)
-        .select_from(_WITH_PARENT)
-        .where(*mine)
-        .order_by(
-            func.coalesce(chat_sessions.c.last_append_at, chat_sessions.c.created_at).desc(), chat_sessions.c.key.desc()
-        )
-        .limit(1)
-    )
-    session = one_row(connection, SessionDict, newest, {"user_id": user_id})
-    if session is None:
+    count, newest = _ACTIVE[client is not None, workspace is not None]
+    mine = {"user_id": user_id, "client": client, "workspace": workspace}
+    ((active, moment),) = count.rows(connection, mine)
+    if active == 0:
         get_user_key(connection, user_id)
-    active = connection.execute(select(func.count()).select_from(chat_sessions).where(*mine), {"user_id": user_id})
-    return {"session": session, "other_active": max(0, active.scalar_one() - 1)}
+        return {"session": None, "other_active": 0}
+    session = one_row(connection, SessionDict, newest, {**mine, "moment": moment})
+    return {"session": session, "other_active": active - 1}
 
 
 def list_sessions(
