@@ -27,6 +27,7 @@ from chat_service import (
     token_totals,
     tool_totals,
     tool_usage,
+    tool_usage_pages,
     users,
 )
 from chat_service.changes import Changes
@@ -74,6 +75,7 @@ from models.shapes import (
     TokenSummaryDict,
     ToolSummaryDict,
     ToolUsageDict,
+    ToolUsageListDict,
     ToolUsagePageDict,
     UserDict,
 )
@@ -224,7 +226,18 @@ class ChatService:
         cursor: str | None = None,
     ) -> ToolUsagePageDict:
         """Return a page of tool usage, newest first: of one session, or of all the user's."""
-        return await self._read(tool_usage.list_tool_usage, user_id, session_id, tool_name, status, limit, cursor)
+        return await self._read(tool_usage_pages.list_tool_usage, user_id, session_id, tool_name, status, limit, cursor)
+
+    async def list_tool_usage(
+        self,
+        user_id: UserId,
+        session_id: SessionId | None = None,
+        tool_name: str | None = None,
+        status: ToolStatus | None = None,
+        limit: int = 20,
+    ) -> ToolUsageListDict:
+        """Return the first page of tool usage, and the counts by tool and server of all that fits."""
+        return await self._read(tool_usage_pages.list_with_counts, user_id, session_id, tool_name, status, limit)
 
     async def summarize_tool_usage(
         self,

@@ -45,9 +45,15 @@ class Prepared:
         self, connection: Connection, shape: type[Any], parameters: Mapping[str, Any], given: Mapping[str, Any]
     ) -> list[Any]:
         """Run it and return its rows as dicts of a shape; what the shape has beside the columns is given."""
+        return self.dicts_after(connection, shape, parameters, given)[1]
+
+    def dicts_after(
+        self, connection: Connection, shape: type[Any], parameters: Mapping[str, Any], given: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], list[Any]]:
+        """Run it and return its rows, as they are stored, and as dicts of a shape."""
         raw = self._ready(connection)
         rows = raw.execute(self._sql, self._values(parameters)).fetchall()
-        return self._maker(shape)(rows, **given) if rows else []
+        return rows, self._maker(shape)(rows, **given) if rows else []
 
     def first_after(
         self, connection: Connection, shape: type[Any], parameters: Mapping[str, Any], before: int

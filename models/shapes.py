@@ -260,6 +260,32 @@ class ToolUsagePageDict(TypedDict):
     next_cursor: str | None
 
 
+class ToolCountDict(TypedDict):
+    """How often a tool of a server was called, how often in error, and how long altogether."""
+
+    tool_name: str
+    server_name: str | None
+    calls: int
+    errors: int
+    total_duration_ms: float
+
+
+class ToolCountsDict(TypedDict):
+    """Counts of tool usage, most used tool first; `left_out` counts the tools that did not fit."""
+
+    calls: int
+    errors: int
+    tools: list[ToolCountDict]
+    left_out: int
+
+
+class ToolUsageListDict(TypedDict):
+    """The first page of tool usage, and the counts of all that fits its filters."""
+
+    page: ToolUsagePageDict
+    counts: ToolCountsDict
+
+
 class ToolTotalDict(TypedDict):
     """How often a tool of a server was called, how often in vain, and how long it took.
 

@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 
 from models.ids import SessionId
 from models.inputs import JsonObject, JsonValue, Name, NewToolUsage, Seq, Text, ToolStatus
-from models.shapes import ToolTotalDict, ToolUsageDict
+from models.shapes import ToolCountDict, ToolUsageDict
 from models.text import to_json
 from server.record import Caller
 from server.results import Reply, bounded, reply, shorten, to_lines, without_nulls
@@ -121,35 +121,32 @@ async def list_tool_usage(
     same filters.
     """
     session = None if session_id is None else SessionId(session_id)
-    page = await caller.service.get_session_tool_usage(caller.user_id, session, tool_name, status, limit, cursor)
-    heading: dict[str, Any] = {"next_cursor": page["next_cursor"]}
-    tools: list[ToolTotalDict] = []
+    heading: dict[str, Any]
+    tools: list[ToolCountDict] = []
     if cursor is None:
-        # Once a list, since it counts every call that fits.
-        totals = await caller.service.summarize_tool_usage(caller.user_id, session, tool_name, status)
-        tools = totals["tools"][:_MAX_TOTALS]
-        left_out = totals["left_out"] + len(totals["tools"]) - len(tools)
-        heading |= {"calls": totals["calls"], "errors": totals["errors"], "more_tools": left_out}
+        # Once a list, since every call that fits is counted.
+        listed = await caller.service.list_tool_usage(caller.user_id, session, tool_name, status, limit)
+        page, counts = listed["page"], listed["counts"]
+        tools = counts["tools"][:_MAX_TOTALS]
+        left_out = counts["left_out"] + len(counts["tools"]) - len(tools)
+        totals = {"calls": counts["calls"], "errors": counts["errors"], "more_tools": left_out}
+        heading = {"next_cursor": page["next_cursor"], **totals}
+    else:
+        page = await caller.service.get_session_tool_usage(caller.user_id, session, tool_name, status, limit, cursor)
+        heading = {"next_cursor": page["next_cursor"]}
 
     def made(longest: int) -> Reply[ToolUsageListReply]:
         usages = [_preview(usage, longest) for usage in page["tool_usages"]]
         named = [_total(tool, longest) for tool in tools]
-        listed = {"tools": named} if cursor is None else {}
-        return reply({"tool_usages": usages, **listed, **heading}, to_lines(heading, [*named, *usages]))
+        totals = {"tools": named} if cursor is None else {}
+        return reply({"tool_usages": usages, **totals, **heading}, to_lines(heading, [*named, *usages]))
 
     return bounded(made, _PREVIEW)
 
 
-def _total(tool: ToolTotalDict, longest: int) -> dict[str, Any]:
-    return without_nulls(
-        {
-            "tool_name": shorten(tool["tool_name"], longest),
-            "server_name": shorten(tool["server_name"], longest),
-            "calls": tool["calls"],
-            "errors": tool["errors"],
-            "total_duration_ms": tool["total_duration_ms"],
-        }
-    )
+def _total(tool: ToolCountDict, longest: int) -> dict[str, Any]:
+    names = {"tool_name": shorten(tool["tool_name"], longest), "server_name": shorten(tool["server_name"], longest)}
+    return without_nulls({**tool, **names})
 
 
 def _preview(usage: ToolUsageDict, longest: int) -> dict[str, Any]:

@@ -71,6 +71,7 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "get_session_messages": lambda world: {"session_id": world.session_id},
     "add_tool_usage": lambda world: {"session_id": world.session_id, "usage": _full_tool_usage()},
     "get_session_tool_usage": lambda world: {"session_id": world.session_id, "limit": 1},
+    "list_tool_usage": lambda world: {"session_id": world.session_id, "limit": 1},
     "summarize_tool_usage": lambda world: {"session_id": world.session_id},
     "summarize_token_usage": lambda world: {"session_id": world.session_id, "by": "day"},
     "get_session_history": lambda world: {"session_id": world.session_id},
@@ -292,6 +293,7 @@ READ_STATEMENTS: dict[str, tuple[int, Arguments]] = {
     "get_session_entry": (2, {"seq": 1}),
     "get_context": (8, {"token_budget": 100_000}),
     "get_session_tool_usage": (2, {"limit": 500}),
+    "list_tool_usage": (4, {"limit": 500}),
     "summarize_tool_usage": (2, {}),
     "summarize_token_usage": (2, {"by": "session"}),
 }
@@ -302,6 +304,7 @@ READ_STATEMENTS_OF_A_USER: dict[str, tuple[int, Arguments]] = {
     "find_sessions": (1, {"text": "0", "limit": 500}),
     "get_active_session": (2, {}),
     "get_session_tool_usage": (1, {"limit": 500}),
+    "list_tool_usage": (2, {"limit": 500}),
     "summarize_tool_usage": (1, {}),
     # Of the user's own messages none is an answer: with nothing to count, it is asked whether there is such a user.
     "summarize_token_usage": (2, {"by": "day"}),
