@@ -5,7 +5,8 @@ append. What a statement needs of it, the SQL and how values go in and come out,
 the next, so it is asked for once (docs/decisions/prepared-statements.md).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from sqlalchemy import ClauseElement, Connection, Dialect, Table, bindparam, insert
@@ -40,6 +41,12 @@ class Prepared:
                 if row[index] is not None:
                     row[index] = convert(row[index])
         return rows
+
+    def each(self, connection: Connection, parameters: Mapping[str, Any]) -> Iterator[Sequence[Any]]:
+        """Run it and give its rows one by one, as they are stored; to be closed where not all of them are read."""
+        raw = self._ready(connection)
+        with closing(raw.execute(self._sql, self._values(parameters))) as cursor:
+            yield from cursor
 
     def dicts(
         self, connection: Connection, shape: type[Any], parameters: Mapping[str, Any], given: Mapping[str, Any]

@@ -291,7 +291,7 @@ READ_STATEMENTS: dict[str, tuple[int, Arguments]] = {
     "get_session_messages": (2, {"limit": 500}),
     "wait_for_entries": (1, {"after_seq": 0, "seconds": 1}),
     "get_session_entry": (2, {"seq": 1}),
-    "get_context": (8, {"token_budget": 100_000}),
+    "get_context": (7, {"token_budget": 100_000}),
     "get_session_tool_usage": (2, {"limit": 500}),
     "list_tool_usage": (4, {"limit": 500}),
     "summarize_tool_usage": (2, {}),
