@@ -23,6 +23,7 @@ from chat_service import (
     messages,
     runs,
     search,
+    session_pages,
     sessions,
     token_totals,
     tool_totals,
@@ -134,7 +135,7 @@ class ChatService:
         self, user_id: UserId, client: str | None = None, workspace: str | None = None
     ) -> ActiveSessionDict:
         """Return the active session with the newest append, if there is one, and how many others are active."""
-        return await self._read(sessions.get_active, user_id, client, workspace)
+        return await self._read(session_pages.get_active, user_id, client, workspace)
 
     async def get_user_sessions(
         self,
@@ -145,13 +146,13 @@ class ChatService:
         cursor: str | None = None,
     ) -> SessionPageDict:
         """Return a page of the user's sessions, the last created first; `query` is part of a title."""
-        return await self._read(sessions.list_sessions, user_id, query, status, limit, cursor)
+        return await self._read(session_pages.list_sessions, user_id, query, status, limit, cursor)
 
     async def find_sessions(
         self, user_id: UserId, text: str, limit: int = 20, cursor: str | None = None
     ) -> SessionPageDict:
         """Return a page of sessions whose id begins with a text or whose title contains it, the last created first."""
-        return await self._read(sessions.find_sessions, user_id, text, limit, cursor)
+        return await self._read(session_pages.find_sessions, user_id, text, limit, cursor)
 
     async def update_session(self, user_id: UserId, session_id: SessionId, changes: SessionChanges) -> SessionDict:
         """Change what is given of the session and return it."""
