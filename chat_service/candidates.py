@@ -41,16 +41,16 @@ _RANKED_CHARACTERS = 4_096
 
 
 class Reach(NamedTuple):
-    """How many rows are looked at, at most and at least; the keys of the first windows, and a window's rows at most."""
+    """How many rows are looked at, at most and at least; the first window's keys, and how many rows are too many."""
 
     rows: int
     enough: int
-    widths: tuple[int, ...]
+    width: int
     limit: int
 
 
-PLAIN = Reach(rows=BLOCK + 1, enough=BLOCK + 1, widths=(200,), limit=1_000)
-NARROWED = Reach(rows=20_000, enough=10_000, widths=(200, 20_000), limit=40_000)
+PLAIN = Reach(rows=BLOCK + 1, enough=BLOCK + 1, width=200, limit=1_000)
+NARROWED = Reach(rows=20_000, enough=10_000, width=200, limit=40_000)
 """For what the index does not know, which is judged row by row."""
 
 
@@ -153,8 +153,7 @@ def find_newest(
     `segments`, where these are to be kept to.
     """
     parameters = parameters | {"edge": edge, "few": _FEW, "most": reach.limit, "scan": reach.rows}
-    widths = iter((*reach.widths, edge))
-    narrow, wide, width = 0, 0, next(widths)
+    narrow, wide, width = 0, 0, reach.width
     while True:
         rows = _NEWEST[entries.name].rows(connection, parameters | {"low": edge - width})
         are_all, held, scanned, lowest = rows[0][:4]
@@ -164,6 +163,10 @@ def find_newest(
             fitting.sort(key=lambda each: -each.key)
             unseen = 0 if are_all else edge - width
             return Candidates(fitting, edge, lowest if scanned == reach.rows else unseen)
-        # What lies between a window that held too few rows and one that held too many is looked for by halves.
         narrow, wide = (narrow, width) if held == reach.limit else (width, wide)
-        width = isqrt(narrow * wide) if wide else next(widths)
+        if wide:
+            # Between a window that held too few rows and one that held too many.
+            width = isqrt(narrow * wide)
+        else:
+            # As wide as is right if the rows are everywhere as dense as here.
+            width = min(edge, width * isqrt(reach.enough * reach.limit) // held) if held else edge

@@ -31,7 +31,7 @@ HOLDS: dict[str, Callable[[int], bool]] = {
 }
 """Words, and which of the messages, numbered from 1, hold them."""
 
-SMALL = Reach(rows=30, enough=30, widths=(40, 90), limit=60)
+SMALL = Reach(rows=30, enough=30, width=40, limit=60)
 
 
 async def fill_with_words(database: Database, session_id: SessionId) -> None:
