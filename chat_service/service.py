@@ -236,9 +236,13 @@ class ChatService:
         tool_name: str | None = None,
         status: ToolStatus | None = None,
         limit: int = 20,
+        cursor: str | None = None,
+        text_limit: int = 200,
     ) -> ToolUsageListDict:
-        """Return the first page of tool usage, and the counts by tool and server of all that fits."""
-        return await self._read(tool_usage_pages.list_with_counts, user_id, session_id, tool_name, status, limit)
+        """Return a page of tool usage by the beginnings of its texts, and on the first page the counts by tool."""
+        return await self._read(
+            tool_usage_pages.list_lines, user_id, session_id, tool_name, status, limit, cursor, text_limit
+        )
 
     async def summarize_tool_usage(
         self,

@@ -279,11 +279,26 @@ class ToolCountsDict(TypedDict):
     left_out: int
 
 
-class ToolUsageListDict(TypedDict):
-    """The first page of tool usage, and the counts of all that fits its filters."""
+class ToolUsageLineDict(TypedDict):
+    """A tool usage in a list; `arguments` and `result` are JSON text, and like `error` only its beginning."""
 
-    page: ToolUsagePageDict
-    counts: ToolCountsDict
+    session_id: str
+    seq: int
+    tool_name: str
+    status: ToolStatus
+    arguments: str
+    result: str | None
+    error: str | None
+    duration_ms: float | None
+    created_at: str
+
+
+class ToolUsageListDict(TypedDict):
+    """A list of tool usage, newest first; the counts of all that fits its filters are on the first page alone."""
+
+    tool_usages: list[ToolUsageLineDict]
+    next_cursor: str | None
+    counts: ToolCountsDict | None
 
 
 class ToolTotalDict(TypedDict):

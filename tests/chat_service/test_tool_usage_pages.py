@@ -10,7 +10,8 @@ from chat_service.service import ChatService
 from chat_service.work import Work
 from models.errors import Invalid, NotFound
 from models.ids import SessionId, UserId, new_id
-from models.shapes import ToolUsageDict
+from models.shapes import ToolUsageDict, ToolUsageLineDict
+from models.text import to_json
 from tests.support import done, new_session
 
 pytestmark = pytest.mark.anyio
@@ -82,7 +83,15 @@ async def test_the_counts_beside_a_page_are_those_of_the_summary(
     for session_id in (None, one, fork):
         for filters in FILTERS:
             listed = await service.list_tool_usage(user_id, session_id, **filters, limit=9)
-            assert listed["page"] == await service.get_session_tool_usage(user_id, session_id, **filters, limit=9)
+            page = await service.get_session_tool_usage(user_id, session_id, **filters, limit=9)
+            assert listed["next_cursor"] == page["next_cursor"]
+            assert listed["tool_usages"] == [_line(call) for call in page["tool_usages"]]
+            if page["next_cursor"] is not None:
+                filtered: dict[str, Any] = {**filters, "cursor": page["next_cursor"]}
+                second = await service.list_tool_usage(user_id, session_id, **filtered, limit=9)
+                following = await service.get_session_tool_usage(user_id, session_id, **filtered, limit=9)
+                assert second["tool_usages"] == [_line(call) for call in following["tool_usages"]]
+                assert second["counts"] is None
             summary = await service.summarize_tool_usage(user_id, session_id, **filters)
             fields = ("tool_name", "server_name", "calls", "errors", "total_duration_ms")
             tools = [{name: tool[name] for name in fields} for tool in summary["tools"]]  # type: ignore[literal-required]
@@ -92,7 +101,25 @@ async def test_the_counts_beside_a_page_are_those_of_the_summary(
                 "tools": tools,
                 "left_out": summary["left_out"],
             }
-            assert listed["counts"]["calls"] == len(await pages_of(service, user_id, session_id, 500, filters))
+            assert summary["calls"] == len(await pages_of(service, user_id, session_id, 500, filters))
+
+
+async def test_a_list_has_the_beginnings_of_texts_and_of_attachments_where_they_are_kept(
+    service: ChatService, user_id: UserId
+) -> None:
+    session_id = await new_session(service, user_id)
+    image = {"type": "image", "data": "iVBORw0KGgo" * 1_000, "mimeType": "image/png"}
+    await service.add_tool_usage(
+        user_id, session_id, done(arguments={"text": "é" * 300}, error="é" * 300, result=image)
+    )
+    (line,) = (await service.list_tool_usage(user_id, session_id, text_limit=50))["tool_usages"]
+    assert line["arguments"] == '{"text":"' + "é" * 41
+    assert line["error"] == "é" * 50
+    assert line["result"] is not None
+    assert line["result"].startswith('{"type":"image","data":{"blob_reference":"')
+    assert len(line["result"]) == 50
+    page = await service.get_session_tool_usage(user_id, session_id)
+    assert page["tool_usages"][0]["result"] == image
 
 
 async def test_more_tools_than_are_told_one_by_one_are_counted(service: ChatService, user_id: UserId) -> None:
@@ -101,6 +128,7 @@ async def test_more_tools_than_are_told_one_by_one_are_counted(service: ChatServ
         await service.add_tool_usage(user_id, session_id, done(f"tool {number:03}"))
     await service.add_tool_usage(user_id, session_id, done("tool 129"))
     counts = (await service.list_tool_usage(user_id))["counts"]
+    assert counts is not None
     assert (counts["calls"], len(counts["tools"]), counts["left_out"]) == (131, 100, 30)
     assert [tool["tool_name"] for tool in counts["tools"][:2]] == ["tool 129", "tool 000"]
 
@@ -115,6 +143,11 @@ async def test_a_list_is_refused_as_a_page_is(service: ChatService, user_id: Use
         await service.list_tool_usage(user_id, limit=0)
     with pytest.raises(Invalid, match="tool_name"):
         await service.list_tool_usage(user_id, tool_name="\0")
+
+
+def _line(call: ToolUsageDict) -> dict[str, Any]:
+    shown = {name: call[name] for name in ToolUsageLineDict.__annotations__}  # type: ignore[literal-required]
+    return {**shown, "arguments": to_json(call["arguments"]), "result": call["result"] and to_json(call["result"])}
 
 
 def _is_kept(call: ToolUsageDict, filters: dict[str, Any]) -> bool:
