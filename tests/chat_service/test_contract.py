@@ -302,7 +302,7 @@ READ_STATEMENTS_OF_A_USER: dict[str, tuple[int, Arguments]] = {
     "get_user": (1, {}),
     "get_user_sessions": (1, {"limit": 500}),
     "find_sessions": (1, {"text": "0", "limit": 500}),
-    "get_active_session": (2, {}),
+    "get_active_session": (1, {}),
     "get_session_tool_usage": (1, {"limit": 500}),
     "list_tool_usage": (2, {"limit": 500}),
     "summarize_tool_usage": (1, {}),
@@ -364,7 +364,7 @@ async def test_listing_takes_a_fixed_number_of_statements_for_any_number_of_sess
             page = await service.get_user_sessions(user_id, limit=500)
             assert len(statements) == 1
             active = await service.get_active_session(user_id)
-            assert len(statements) == 3
+            assert len(statements) == 2
         assert len(page["sessions"]) == 500
         assert active["other_active"] == 999
 
