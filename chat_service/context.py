@@ -1,7 +1,7 @@
 """Context: the newest part of a session that fits a budget of tokens, always valid, with a manifest of what is missing.
 
-Eight statements whatever the length. Stored token counts say how far back to read; what is given in the end is measured
-itself, as JSON, with the same counter (`chat_service.fitting`).
+Eight statements at most, whatever the length. Stored token counts say how far back to read; what is given in the end is
+measured itself, as JSON, with the same counter (`chat_service.fitting`).
 """
 
 from sqlalchemy import Connection
@@ -18,7 +18,6 @@ from models.errors import Invalid
 from models.ids import SessionId, UserId
 from models.inputs import ContextShape
 from models.shapes import ContextDict
-from models.text import to_json
 
 MIN_BUDGET = 16
 MAX_BUDGET = 10_000_000
@@ -55,12 +54,12 @@ def get_context(
     low, entries, kept = _read(connection, timeline, last, token_budget)
     measure = Measure(RENDERERS[shape], count_tokens)
     turns = Fitting(measure, token_budget, low, entries, kept).turns()
-    window = measure.render(turns)
+    window, tokens = measure.rendered(turns)
     return {
         "session_id": session_id,
         "shape": shape,
         "token_budget": token_budget,
-        "token_count": count_tokens(to_json(window)),
+        "token_count": tokens,
         "window": window,
         "manifest": manifest_of(session_id, last, turns, with_reasoning=shape == "own"),
     }

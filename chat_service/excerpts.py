@@ -42,24 +42,26 @@ class Finder:
     """Finds one term in folded texts: as whole words where there are any, else anywhere."""
 
     def __init__(self, term: Term) -> None:
-        runs = [re.escape(run) for run in _RUN.findall(STANDS_ALONE.sub(r" \g<0> ", fold(term.text)))]
-        self._pattern = re.compile(r"[\W_]*".join(runs[:_MOST_RUNS]) or re.escape(fold(term.text)))
+        runs = [re.escape(run) for run in _RUN.findall(STANDS_ALONE.sub(r" \g<0> ", fold(term.text)))][:_MOST_RUNS]
+        first, *others = runs or [re.escape(fold(term.text))]
+        self._anywhere = re.compile(r"[\W_]*".join([first, *others]))
+        # What stands before a word is looked at after it: a pattern that begins with its letters is found much faster.
+        begins = rf"{first}(?<![^\W_]{first})"
+        self._whole = re.compile(r"[\W_]*".join([begins, *others]) + r"(?![^\W_])")
 
     def find(self, folded: str) -> list[tuple[int, int]]:
         """Return where the term stands."""
-        # The ends are looked at afterwards: a pattern that begins with its letters is found much faster.
-        spans = [found.span() for found in self._pattern.finditer(folded)]
-        whole = [(low, high) for low, high in spans if not _is_inside_word(folded, low, high)]
-        return whole or spans
+        whole = [found.span() for found in self._whole.finditer(folded)]
+        return whole or [found.span() for found in self._anywhere.finditer(folded)]
 
-
-def _is_inside_word(text: str, low: int, high: int) -> bool:
-    return text[low - 1 : low].isalnum() or text[high : high + 1].isalnum()
+    def count(self, folded: str) -> int:
+        """Return how often it stands there."""
+        return len(self._whole.findall(folded)) or len(self._anywhere.findall(folded))
 
 
 def rank(finders: Sequence[Finder], texts: Sequence[str]) -> list[float]:
     """Return how well each text fits, as Okapi BM25 over these texts alone, so that the cost is that of the texts."""
-    counts = [[len(finder.find(fold(text))) for finder in finders] for text in texts]
+    counts = [[finder.count(folded) for finder in finders] for folded in map(fold, texts)]
     mean = sum(map(len, texts)) / len(texts) if texts else 1
     weights = []
     for index in range(len(finders)):

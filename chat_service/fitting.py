@@ -7,7 +7,7 @@ more than half of the budget is cut, so that it does not hide what came before i
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from chat_service.provider_shapes import Render
 from chat_service.repair import Window
@@ -23,17 +23,32 @@ _NOWHERE = 2**60
 """The start of a window without entries."""
 
 
+class Rendered(NamedTuple):
+    """A window as it is given, and its tokens."""
+
+    window: dict[str, Any]
+    tokens: int
+
+
 class Measure:
     """Renders turns in one shape, and counts what that takes."""
 
     def __init__(self, render: Render, count_tokens: TokenCounter) -> None:
-        self.render = render
+        self._render = render
         self._count_tokens = count_tokens
+        self._last: tuple[Sequence[Turn], Rendered] | None = None
         self._anchor = self.of([_ANCHOR])
+
+    def rendered(self, turns: Sequence[Turn]) -> "Rendered":
+        """Return the window of these turns; what was measured last, once more, costs nothing."""
+        if self._last is None or self._last[0] is not turns:
+            window = self._render(turns)
+            self._last = turns, Rendered(window, self._count_tokens(to_json(window)))
+        return self._last[1]
 
     def of(self, turns: Sequence[Turn]) -> int:
         """Return the tokens of a window."""
-        return self._count_tokens(to_json(self.render(turns)))
+        return self.rendered(turns).tokens
 
     def more(self, turn: Turn) -> int:
         """Return what a turn adds to a window."""
@@ -150,7 +165,7 @@ class Fitting:
 
     def _grown(self, choice: _Choice, window: list[Turn], room: int) -> list[Turn]:
         """Return the window with the newest turn that is cut grown into the room that is left, where that fits."""
-        cut = [turn for turn in self._built(choice.start) if turn.seq in choice.cut]
+        cut = [turn for turn in self._built(choice.start) if turn.seq in choice.cut] if choice.cut else []
         while cut and room > 0:
             turn = cut[-1]
             longer = self._measure.shortened(turn, self._measure.more(choice.cut[turn.seq]) + room)

@@ -17,10 +17,11 @@ from chat_service.work import Work
 from models.errors import Invalid
 from models.ids import SessionId, UserId, new_id
 from models.inputs import MAX_LINE
+from models.prepared import PreparedInsert
 from models.shapes import SessionDict
 from models.tables import blob_references, chat_sessions, messages, tool_call_references, tool_usages, users
 
-_INSERT = insert(chat_sessions)
+_INSERT = PreparedInsert(chat_sessions)
 _INSERT_REFERENCE = insert(tool_call_references)
 _PARENT: Any = bindparam("parent_key")
 _FORK: Any = bindparam("fork_key")
@@ -126,7 +127,7 @@ def fork_session(
         "forked_from_key": timeline.session_key,
         "forked_from_seq": last_seq,
     }
-    work.connection.execute(_INSERT, fork)
+    _INSERT.run(work.connection, fork)
     work.tell(Event(user_id, fork_id, "created", last_seq))
     return get_session(work.connection, user_id, fork_id)
 

@@ -10,7 +10,7 @@ An inherited entry is the parent's: its `session_id` and `id` are those of the s
 in all. A session that is being deleted is not named any more; what a fork still reads through it, it shows as its own.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -32,14 +32,13 @@ from chat_service.paging import END
 from chat_service.sessions import Timeline
 from models.ids import SessionId, UserId, entry_id
 from models.prepared import Prepared
-from models.rows import all_rows
+from models.rows import PAGE_SIZE, all_rows
 from models.tables import chat_sessions
 
 Shape = TypeVar("Shape")
 
 LOW = bindparam("low", type_=BigInteger)
 HIGH = bindparam("high", type_=BigInteger)
-PAGE_SIZE = bindparam("page_size", type_=BigInteger)
 SESSION_KEY = bindparam("session_key", type_=BigInteger)
 GIVEN = ("id", "session_id", "user_id")
 """What is not read of a session's own entries: the same in all, or made of the rest (`naming`, `name_entries`)."""
@@ -131,17 +130,17 @@ def window_of(entries: FromClause, own: Sequence[Any], through: Sequence[Any]) -
 
 
 def last_inherited(
-    entries: FromClause, *, forward: bool = False, filters: Mapping[str, str] | None = None
+    entries: FromClause, *, forward: bool = False, kept: Callable[[Any], list[ColumnElement[bool]]] | None = None
 ) -> FromClause:
     """Return entries joined to `LINEAGE`: of each segment the last ones, `PAGE_SIZE` at most, or the first ones.
 
-    So a page costs the same whatever the length of the session. `filters` are values that columns must have.
+    So a page costs the same whatever the length of the session. `kept` makes the conditions that entries must meet.
     """
     each = entries.alias("each")
-    kept = [each.c[name] == value for name, value in (filters or {}).items()]
+    conditions = kept(each) if kept else []
     keys = (
         select(each.c.key)
-        .where(_in_segment(each, "seq"), *kept)
+        .where(_in_segment(each, "seq"), *conditions)
         .order_by(each.c.seq if forward else each.c.seq.desc())
         .limit(PAGE_SIZE)
         .correlate(LINEAGE)

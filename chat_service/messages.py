@@ -11,7 +11,6 @@ from chat_service.lineage import (
     GIVEN,
     GIVEN_TO_INHERITED,
     LINEAGE,
-    PAGE_SIZE,
     Statements,
     inherited,
     last_inherited,
@@ -27,7 +26,7 @@ from models.errors import Invalid
 from models.ids import SessionId, UserId
 from models.inputs import Usage
 from models.prepared import Prepared
-from models.rows import all_rows, columns
+from models.rows import PAGE_SIZE, all_rows, columns
 from models.shapes import MessageDict, MessagePageDict
 from models.tables import chat_sessions, messages
 

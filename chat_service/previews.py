@@ -4,6 +4,7 @@ All of them read a timeline that was found to be the acting user's, on the same 
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from sqlalchemy import Connection, Text, bindparam, cast, desc, func, literal, literal_column, select, union_all
@@ -24,9 +25,11 @@ from chat_service.lineage import (
 from chat_service.paging import END
 from chat_service.sessions import Timeline
 from models.inputs import Kind
-from models.rows import all_rows, columns
+from models.prepared import Prepared
+from models.rows import columns
 from models.shapes import CorrectionDict, MessagePreviewDict, ToolUsagePreviewDict
 from models.tables import messages, tool_usages
+from models.text import to_json
 
 _BEGINNING: Any = bindparam("content_limit")
 _MOST = bindparam("entry_limit", type_=messages.c.seq.type)
@@ -87,7 +90,7 @@ def _tokens(entries: Any, *texts: Any) -> Any:
 
 
 def _newest_first(*counts: Any) -> Any:
-    return union_all(*counts).order_by(desc("seq"))
+    return Prepared(union_all(*counts).order_by(desc("seq")))
 
 
 _OF_MESSAGES = _tokens(messages, messages.c.content)
@@ -96,6 +99,8 @@ _TOKEN_COUNTS = _newest_first(_OF_MESSAGES.where(within(messages)), _OF_TOOL_USA
 _INHERITED_TOKEN_COUNTS = _newest_first(
     _OF_MESSAGES.select_from(inherited(messages)), _OF_TOOL_USAGES.select_from(inherited(tool_usages))
 )
+# A list as one parameter, so that the statement is the same for any number.
+_CORRECTED = messages.c.replaces_seq.in_(select(func.json_each(bindparam("corrected")).table_valued("value").c.value))
 # The second condition is that of a partial index: written out, or SQLite would not see that it may use it.
 _OF_KIND = messages.c.kind == bindparam("kind"), messages.c.kind != literal_column("'message'")
 _NEWEST_OF_KIND = Statements(
@@ -111,10 +116,7 @@ def _corrections() -> Any:
     """Return the statement over a session's own messages: those that correct some, and what corrects those in turn."""
     forms = (
         select(messages.c.replaces_seq.label("corrected"), messages.c.seq)
-        .where(
-            messages.c.session_key == SESSION_KEY,
-            messages.c.replaces_seq.in_(bindparam("corrected", expanding=True)),
-        )
+        .where(messages.c.session_key == SESSION_KEY, _CORRECTED)
         .cte("forms", recursive=True)
     )
     later, found = messages.alias(), messages.alias()
@@ -134,7 +136,7 @@ def _inherited_corrections() -> Any:
     forms = (
         select(messages.c.replaces_seq.label("corrected"), messages.c.seq)
         .select_from(inherited(messages))
-        .where(messages.c.replaces_seq.in_(bindparam("corrected", expanding=True)))
+        .where(_CORRECTED)
         .cte("forms", recursive=True)
     )
     later, found = messages.alias(), messages.alias()
@@ -159,7 +161,7 @@ def _newest_of(forms: Any) -> Any:
     return select(forms.c.corrected, func.max(forms.c.seq).label("seq")).group_by(forms.c.corrected).subquery()
 
 
-_CORRECTIONS, _INHERITED_CORRECTIONS = _corrections(), _inherited_corrections()
+_CORRECTIONS = Statements(_corrections(), _inherited_corrections())
 
 
 def read_previews(
@@ -189,10 +191,10 @@ def find_start(connection: Connection, timeline: Timeline, high: int, tokens: in
     window = {"session_key": timeline.session_key, "low": max(0, high - entries), "high": high}
     counts = _TOKEN_COUNTS if window["low"] >= timeline.inherited else _INHERITED_TOKEN_COUNTS
     low, total = high, 0
-    with connection.execute(counts, window) as newest_first:
+    with closing(counts.each(connection, window)) as newest_first:
         # Row by row, so that none is read past the one that fills the window.
-        for row in newest_first:
-            low, total = row.seq - 1, total + min(row.tokens, tokens // 2)
+        for seq, of_entry in newest_first:
+            low, total = seq - 1, total + min(of_entry, tokens // 2)
             if total > tokens:
                 break
     return low
@@ -210,8 +212,8 @@ def read_newest_forms(
     connection: Connection, timeline: Timeline, corrected: Sequence[int], content_limit: int
 ) -> dict[int, CorrectionDict]:
     """Return the newest correction of each of these messages, where there is one, also a correction of a correction."""
-    parameters = {"session_key": timeline.session_key, "corrected": list(corrected), "content_limit": content_limit}
-    if timeline.inherited:
-        parameters |= {"low": 0, "high": END}
-    query = _INHERITED_CORRECTIONS if timeline.inherited else _CORRECTIONS
-    return {form["corrects_seq"]: form for form in all_rows(connection, CorrectionDict, query, parameters)}
+    if not corrected:
+        return {}
+    window = {"low": 0, "high": END, "corrected": to_json(corrected), "content_limit": content_limit}
+    forms = read_entries(connection, CorrectionDict, _CORRECTIONS, timeline, window)
+    return {form["corrects_seq"]: form for form in forms}

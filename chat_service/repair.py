@@ -88,10 +88,13 @@ class Window:
         calls = self._calls(seq, outputs) if self._is_assistants(seq) else ()
         folded = {output["seq"] for output, _ in self._outputs.get(seq, ())}
         seqs = {seq, form["seq"], *folded, *(each["seq"] for each in outputs.values())}
+        seqs |= {call.seq for call in calls if call.seq is not None}
         turn = turn_of(message, form, calls)
         unasked = 0 if self._is_assistants(seq) else len(_ids(self._parts[seq], "tool_call"))
+        if not unasked and seqs == turn.seqs:
+            return turn
         note = _joined([turn.note, f"[Asks for {unasked} tool calls.]" if unasked else ""])
-        return replace(turn, note=note, seqs=frozenset(seqs | {call.seq for call in calls if call.seq is not None}))
+        return replace(turn, note=note, seqs=frozenset(seqs))
 
     def _calls(self, seq: int, outputs: Mapping[str, MessagePreviewDict]) -> tuple[Call, ...]:
         names = {part["id"]: part.get("name") for part in self._parts[seq] if part["type"] == "tool_call"}

@@ -10,42 +10,34 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
-    BigInteger,
     Connection,
     Table,
     Text,
     bindparam,
     func,
-    literal,
     null,
-    or_,
     select,
-    true,
     type_coerce,
     union,
 )
 
 from chat_service import query_language
+from chat_service.candidates import BLOCK, NARROWED, PLAIN, Candidate, Candidates, find_newest
 from chat_service.excerpts import Finder, excerpt, rank
 from chat_service.lineage import LINEAGE
-from chat_service.moments import happened_at, known_moment
+from chat_service.moments import known_moment
 from chat_service.paging import END, check_limit, make_cursor_of, read_cursor_of
 from chat_service.query_language import SearchQuery
 from chat_service.sessions import get_timeline
 from chat_service.users import USER_KEY, get_user_key
 from models import full_text
 from models.ids import SessionId, UserId, to_microseconds
-from models.indexing import is_complete
+from models.indexing import read_progress
 from models.prepared import Prepared
 from models.shapes import SearchHitDict, SearchPageDict
 from models.tables import Timestamp, chat_sessions, messages, tool_usages
 from models.text import to_json
 
-BLOCK = 100
-"""So many candidates of each kind are ranked together."""
-
-_SCANNED = 20_000
-_RANKED_CHARACTERS = 4_096
 _NEWEST = 2**63 - 1
 _FIRST_MOMENT, _LAST_MOMENT = -(2**63), 2**63 - 1
 _SEGMENTS = Prepared(select(LINEAGE.c.session_key, LINEAGE.c.low, LINEAGE.c.high))
@@ -72,56 +64,6 @@ def _of_keys(entries: Table, *shape: Any) -> Any:
     )
 
 
-def _ranked_text(entries: Table) -> Any:
-    columns = (
-        [entries.c.content, entries.c.parts]
-        if entries is messages
-        else [entries.c.tool_name, entries.c.server_name, entries.c.arguments, entries.c.result, entries.c.error]
-    )
-    text: Any = literal("")
-    for each in columns:
-        text = text.concat(func.coalesce(func.substr(_text(each), 1, _RANKED_CHARACTERS), "")).concat(" ")
-    return text
-
-
-def _candidates(entries: Table) -> Prepared:
-    """Return the statement for the newest candidates: how many the index gave, from where to where, and which fit."""
-    index = full_text.index_of(entries.name)
-    scanned = (
-        select(index.c.rowid.label("key"))
-        .where(full_text.matches(index), index.c.rowid < bindparam("edge"))
-        .order_by(index.c.rowid.desc())
-        .limit(bindparam("scan", type_=BigInteger))
-        .cte("scanned")
-    )
-    count, keys = func.count().label("scanned"), scanned.c.key
-    total = select(count, func.min(keys).label("lowest"), func.max(keys).label("highest")).select_from(scanned)
-    segment = func.json_each(bindparam("segments")).table_valued("value")
-    inside = select(1).where(
-        entries.c.session_key == func.json_extract(segment.c.value, "$[0]"),
-        entries.c.seq > func.json_extract(segment.c.value, "$[1]"),
-        entries.c.seq <= func.json_extract(segment.c.value, "$[2]"),
-    )
-    # Asked of each candidate: joined, the owner's sessions would be the way in, and all their entries be walked.
-    owned = select(1).where(chat_sessions.c.key == entries.c.session_key, chat_sessions.c.user_key == USER_KEY)
-    moment = happened_at(entries)
-    found = (
-        select(entries.c.key, moment.label("moment"), _ranked_text(entries).label("text"))
-        .join(scanned, scanned.c.key == entries.c.key)
-        .where(
-            owned.exists(),
-            moment.between(bindparam("first", type_=BigInteger), bindparam("last", type_=BigInteger)),
-            or_(bindparam("segments").is_(null()), inside.exists()),
-        )
-        # A sum has no index, else all entries would be walked in the order of their keys.
-        .order_by((scanned.c.key + 0).desc())
-        .limit(BLOCK + 1)
-        .subquery("found")
-    )
-    totals = total.subquery("total")
-    return Prepared(select(totals, found).select_from(totals.outerjoin(found, true())))
-
-
 _MOVED_FROM = Prepared(
     union(
         *(
@@ -132,7 +74,6 @@ _MOVED_FROM = Prepared(
         )
     )
 )
-_CANDIDATES = {entries.name: _candidates(entries) for entries in _KINDS}
 _MESSAGE_HITS = _of_keys(
     messages, messages.c.role, null().label("tool_name"), messages.c.content, _text(messages.c.parts).label("parts")
 )
@@ -155,21 +96,6 @@ class Segment(NamedTuple):
     up_to_seq: int
 
 
-class _Candidate(NamedTuple):
-    entries: Table
-    key: int
-    moment: int
-    text: str
-
-
-class _Block(NamedTuple):
-    """Candidates of one kind: those before `edge`, which no later append moves; `next_edge` is 0 where none follow."""
-
-    candidates: list[_Candidate]
-    edge: int
-    next_edge: int
-
-
 def search(
     connection: Connection, user_id: UserId, query: str, limit: int = 20, cursor: str | None = None
 ) -> SearchPageDict:
@@ -179,14 +105,16 @@ def search(
     of = ("search", user_id, query)
     *edges, given = read_cursor_of(cursor, len(_KINDS) + 1, *of) or (_NEWEST,) * len(_KINDS) + (0,)
     user_key = get_user_key(connection, user_id)
+    progress = read_progress(connection)
     segments = [each for session_id in wanted.sessions for each in segments_of(connection, user_id, session_id)]
     marks = _marks(connection, user_key, segments)
     blocks = [
-        _block(connection, entries, edge, user_id, wanted, marks, segments)
-        for entries, edge in zip(_KINDS, edges, strict=True)
+        # Nothing is indexed beyond that key.
+        _block(connection, entries, min(edge, indexed_key + 1), user_id, wanted, marks, segments)
+        for entries, edge, indexed_key in zip(_KINDS, edges, progress, strict=False)
     ]
     finders = [Finder(term) for term in wanted.terms]
-    block = _ranked([candidate for each in blocks for candidate in each.candidates], finders)
+    block = _ranked([candidate for each in blocks for candidate in each.fitting], finders)
     page = block[given : given + limit]
     next_cursor: str | None = None
     if given + limit < len(block):
@@ -197,7 +125,7 @@ def search(
     return {
         "hits": _hits(connection, user_id, page, finders),
         "next_cursor": next_cursor,
-        "is_complete": is_complete(connection),
+        "is_complete": progress.is_complete,
     }
 
 
@@ -218,29 +146,21 @@ def _block(
     wanted: SearchQuery,
     marks: Sequence[str],
     segments: Sequence[Segment],
-) -> _Block:
-    if edge == 0 or not _may_fit(entries, wanted):
-        return _Block([], 0, 0)
-    expression = _expression(entries, wanted, marks)
-    is_narrowed = bool(wanted.before or wanted.after or segments)
-    scan = _SCANNED if is_narrowed else BLOCK + 1
+) -> Candidates:
+    if edge <= 1 or not _may_fit(entries, wanted):
+        return Candidates([], 0, 0)
     parameters = {
-        "wanted": expression,
-        "edge": edge,
-        "scan": scan,
+        "wanted": _expression(entries, wanted, marks),
         "user_id": user_id,
         "first": to_microseconds(wanted.after) if wanted.after else _FIRST_MOMENT,
         "last": to_microseconds(wanted.before) - 1 if wanted.before else _LAST_MOMENT,
         "segments": to_json(segments) if segments else None,
     }
-    rows = _CANDIDATES[entries.name].rows(connection, parameters)
-    scanned, lowest, highest = rows[0][:3]
-    candidates = [_Candidate(entries, *row[3:]) for row in rows if row[3] is not None]
-    candidates.sort(key=lambda each: -each.key)
-    edge = highest + 1 if scanned else 0
-    if len(candidates) > BLOCK:
-        return _Block(candidates[:BLOCK], edge, candidates[BLOCK - 1].key)
-    return _Block(candidates, edge, lowest if scanned == scan and is_narrowed else 0)
+    reach = NARROWED if wanted.before or wanted.after or segments else PLAIN
+    found = find_newest(connection, entries, edge, reach, parameters)
+    if len(found.fitting) > BLOCK:
+        return found._replace(fitting=found.fitting[:BLOCK], next_edge=found.fitting[BLOCK - 1].key)
+    return found
 
 
 def _may_fit(entries: Table, wanted: SearchQuery) -> bool:
@@ -265,7 +185,7 @@ def _expression(entries: Table, wanted: SearchQuery, owners: Sequence[str]) -> s
     return full_text.expression(full_text.Wanted(wanted.terms, wanted.excluded, marks, wanted.tools))
 
 
-def _ranked(candidates: list[_Candidate], finders: Sequence[Finder]) -> list[_Candidate]:
+def _ranked(candidates: list[Candidate], finders: Sequence[Finder]) -> list[Candidate]:
     newest = sorted(candidates, key=lambda each: (each.moment, each.key, each.entries.name), reverse=True)
     scores = rank(finders, [each.text for each in newest])
     # Sorting is stable: of equal ones the newest stays first.
@@ -274,11 +194,13 @@ def _ranked(candidates: list[_Candidate], finders: Sequence[Finder]) -> list[_Ca
 
 
 def _hits(
-    connection: Connection, user_id: UserId, page: Sequence[_Candidate], finders: Sequence[Finder]
+    connection: Connection, user_id: UserId, page: Sequence[Candidate], finders: Sequence[Finder]
 ) -> list[SearchHitDict]:
     hits: dict[tuple[str, int], SearchHitDict] = {}
     for entries, statement in ((messages, _MESSAGE_HITS), (tool_usages, _TOOL_USAGE_HITS)):
         keys = [each.key for each in page if each.entries is entries]
+        if not keys:
+            continue
         for row in statement.rows(connection, {"keys": to_json(keys), "user_id": user_id}):
             hits[entries.name, row[0]] = _hit(row[1:], finders)
     return [hits[each.entries.name, each.key] for each in page]

@@ -23,10 +23,12 @@ from chat_service import (
     messages,
     runs,
     search,
+    session_pages,
     sessions,
     token_totals,
     tool_totals,
     tool_usage,
+    tool_usage_pages,
     users,
 )
 from chat_service.changes import Changes
@@ -74,6 +76,7 @@ from models.shapes import (
     TokenSummaryDict,
     ToolSummaryDict,
     ToolUsageDict,
+    ToolUsageListDict,
     ToolUsagePageDict,
     UserDict,
 )
@@ -132,7 +135,7 @@ class ChatService:
         self, user_id: UserId, client: str | None = None, workspace: str | None = None
     ) -> ActiveSessionDict:
         """Return the active session with the newest append, if there is one, and how many others are active."""
-        return await self._read(sessions.get_active, user_id, client, workspace)
+        return await self._read(session_pages.get_active, user_id, client, workspace)
 
     async def get_user_sessions(
         self,
@@ -143,13 +146,13 @@ class ChatService:
         cursor: str | None = None,
     ) -> SessionPageDict:
         """Return a page of the user's sessions, the last created first; `query` is part of a title."""
-        return await self._read(sessions.list_sessions, user_id, query, status, limit, cursor)
+        return await self._read(session_pages.list_sessions, user_id, query, status, limit, cursor)
 
     async def find_sessions(
         self, user_id: UserId, text: str, limit: int = 20, cursor: str | None = None
     ) -> SessionPageDict:
         """Return a page of sessions whose id begins with a text or whose title contains it, the last created first."""
-        return await self._read(sessions.find_sessions, user_id, text, limit, cursor)
+        return await self._read(session_pages.find_sessions, user_id, text, limit, cursor)
 
     async def update_session(self, user_id: UserId, session_id: SessionId, changes: SessionChanges) -> SessionDict:
         """Change what is given of the session and return it."""
@@ -224,7 +227,22 @@ class ChatService:
         cursor: str | None = None,
     ) -> ToolUsagePageDict:
         """Return a page of tool usage, newest first: of one session, or of all the user's."""
-        return await self._read(tool_usage.list_tool_usage, user_id, session_id, tool_name, status, limit, cursor)
+        return await self._read(tool_usage_pages.list_tool_usage, user_id, session_id, tool_name, status, limit, cursor)
+
+    async def list_tool_usage(
+        self,
+        user_id: UserId,
+        session_id: SessionId | None = None,
+        tool_name: str | None = None,
+        status: ToolStatus | None = None,
+        limit: int = 20,
+        cursor: str | None = None,
+        text_limit: int = 200,
+    ) -> ToolUsageListDict:
+        """Return a page of tool usage by the beginnings of its texts, and on the first page the counts by tool."""
+        return await self._read(
+            tool_usage_pages.list_lines, user_id, session_id, tool_name, status, limit, cursor, text_limit
+        )
 
     async def summarize_tool_usage(
         self,

@@ -1,34 +1,28 @@
-"""Chat sessions: created, found, listed, changed, deleted, each for its owner alone."""
+"""Chat sessions: created, read, changed, each for its owner alone."""
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import BaseModel
 from sqlalchemy import (
-    JSON,
     Connection,
-    Select,
     and_,
     bindparam,
     case,
     func,
-    insert,
-    or_,
     select,
-    type_coerce,
     update,
 )
 
 from chat_service.events import Event
-from chat_service.paging import check_filters, check_limit, make_cursor, read_cursor
 from chat_service.users import USER_KEY, check_user_id, get_user_key
 from chat_service.work import Work
 from models.errors import Conflict, Invalid, NotFound
-from models.ids import SessionId, UserId, ids_beginning, is_id, new_id
-from models.inputs import NewSession, SessionChanges, SessionStatus
-from models.prepared import Prepared
-from models.rows import columns, one_row, one_row_after, page_rows
-from models.shapes import ActiveSessionDict, SessionDict, SessionPageDict
+from models.ids import SessionId, UserId, is_id, new_id
+from models.inputs import NewSession, SessionChanges
+from models.prepared import Prepared, PreparedInsert
+from models.rows import columns, one_row_after
+from models.shapes import SessionDict
 from models.tables import PublicId, chat_sessions
 from models.text import to_canonical_json
 
@@ -38,11 +32,11 @@ OWNED = and_(chat_sessions.c.id == bindparam("session_id"), chat_sessions.c.user
 ACTING_USER = bindparam("user_id", type_=PublicId)
 _parents = chat_sessions.alias("parents")
 # A parent that is being deleted has another owner, and is not named any more.
-_WITH_PARENT = chat_sessions.outerjoin(
+WITH_PARENT = chat_sessions.outerjoin(
     _parents,
     and_(_parents.c.key == chat_sessions.c.forked_from_key, _parents.c.user_key == chat_sessions.c.user_key),
 )
-_COLUMNS = columns(
+SESSION_COLUMNS = columns(
     SessionDict,
     chat_sessions,
     user_id=ACTING_USER,
@@ -50,14 +44,9 @@ _COLUMNS = columns(
     forked_from_seq=case((_parents.c.key.is_not(None), chat_sessions.c.forked_from_seq)),
 )
 TIMELINE = (chat_sessions.c.key, func.coalesce(chat_sessions.c.forked_from_seq, 0))
-_GET = Prepared(select(*TIMELINE, *_COLUMNS).select_from(_WITH_PARENT).where(OWNED))
+_GET = Prepared(select(*TIMELINE, *SESSION_COLUMNS).select_from(WITH_PARENT).where(OWNED))
 _GET_TIMELINE = Prepared(select(*TIMELINE).where(OWNED))
-_ALL = (
-    select(chat_sessions.c.key, *_COLUMNS)
-    .select_from(_WITH_PARENT)
-    .where(chat_sessions.c.user_key == USER_KEY)
-    .order_by(chat_sessions.c.key.desc())
-)
+_INSERT = PreparedInsert(chat_sessions)
 _BY_IDEMPOTENCY_KEY = select(chat_sessions.c.digest, chat_sessions.c.id).where(
     chat_sessions.c.user_key == USER_KEY, chat_sessions.c.idempotency_key == bindparam("idempotency_key")
 )
@@ -142,77 +131,9 @@ def create(work: Work, user_id: UserId, new_session: NewSession) -> SessionDict:
         "created_at": work.now,
         "user_key": user_key,
     }
-    work.connection.execute(insert(chat_sessions), values)
+    _INSERT.run(work.connection, values)
     work.tell(Event(user_id, session_id, "created", 0))
     return get_session(work.connection, user_id, session_id)
-
-
-def get_active(
-    connection: Connection, user_id: UserId, client: str | None = None, workspace: str | None = None
-) -> ActiveSessionDict:
-    """Return the active session with the newest append, and how many other active ones there are; raises NotFound.
-
-    `client` keeps to sessions of one client, `workspace` to those whose session_data names it as `workspace`. A session
-    without entries counts from its creation.
-    """
-    check_user_id(user_id)
-    check_filters(client=client, workspace=workspace)
-    mine = [chat_sessions.c.user_key == USER_KEY, chat_sessions.c.status == "active"]
-    if client is not None:
-        mine.append(chat_sessions.c.client == client)
-    if workspace is not None:
-        mine.append(type_coerce(chat_sessions.c.session_data, JSON)["workspace"].as_string() == workspace)
-    newest = (
-        select(*_COLUMNS)
-        .select_from(_WITH_PARENT)
-        .where(*mine)
-        .order_by(
-            func.coalesce(chat_sessions.c.last_append_at, chat_sessions.c.created_at).desc(), chat_sessions.c.key.desc()
-        )
-        .limit(1)
-    )
-    session = one_row(connection, SessionDict, newest, {"user_id": user_id})
-    if session is None:
-        get_user_key(connection, user_id)
-    active = connection.execute(select(func.count()).select_from(chat_sessions).where(*mine), {"user_id": user_id})
-    return {"session": session, "other_active": max(0, active.scalar_one() - 1)}
-
-
-def list_sessions(
-    connection: Connection,
-    user_id: UserId,
-    query: str | None = None,
-    status: SessionStatus | None = None,
-    limit: int = 20,
-    cursor: str | None = None,
-) -> SessionPageDict:
-    """Return a page of sessions, the last created first; `query` keeps to titles that contain it.
-
-    Raises NotFound where there is no such user.
-    """
-    check_user_id(user_id)
-    check_limit(limit)
-    check_filters(query=query)
-    page = _ALL
-    if status is not None:
-        page = page.where(chat_sessions.c.status == status)
-    if query:
-        page = page.where(chat_sessions.c.title.icontains(query, autoescape=True))
-    return _get_page(connection, user_id, page, limit, cursor, "sessions", user_id, query, status)
-
-
-def find_sessions(
-    connection: Connection, user_id: UserId, text: str, limit: int = 20, cursor: str | None = None
-) -> SessionPageDict:
-    """Return a page of sessions whose id begins with the text or whose title contains it, the last created first."""
-    check_user_id(user_id)
-    check_limit(limit)
-    check_filters(text=text)
-    found = chat_sessions.c.title.icontains(text, autoescape=True)
-    ids = ids_beginning(text)
-    if ids is not None:
-        found = or_(found, chat_sessions.c.id.between(*ids))
-    return _get_page(connection, user_id, _ALL.where(found), limit, cursor, "found", user_id, text)
 
 
 def update_session(work: Work, user_id: UserId, session_id: SessionId, changes: SessionChanges) -> SessionDict:
@@ -235,18 +156,6 @@ def refuse_merged(session: SessionDict) -> None:
     """Raise Conflict, naming the other, where a session's entries have gone to another session."""
     if session["merged_into"] is not None:
         raise Conflict(f"The session was merged into {session['merged_into']}: use that one, it has all entries.")
-
-
-def _get_page(
-    connection: Connection, user_id: UserId, page: Select[Any], limit: int, cursor: str | None, *of: str | None
-) -> SessionPageDict:
-    before = read_cursor(cursor, *of)
-    if before is not None:
-        page = page.where(chat_sessions.c.key < before)
-    sessions, last = page_rows(connection, SessionDict, page, limit, {"user_id": user_id})
-    if not sessions:
-        get_user_key(connection, user_id)
-    return {"sessions": sessions, "next_cursor": None if last is None else make_cursor(last, *of)}
 
 
 def _refuse_known_source(connection: Connection, user_id: UserId, new_session: NewSession) -> None:

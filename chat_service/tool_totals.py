@@ -7,15 +7,13 @@ from sqlalchemy import ColumnElement, Connection, case, func, select, type_coerc
 
 from chat_service.moments import happened_at
 from chat_service.paging import check_filters
+from chat_service.tool_counts import with_sums
 from chat_service.totals import entries_of, in_time
 from chat_service.users import get_user_key
 from models.ids import SessionId, UserId
 from models.inputs import TimeRange, ToolStatus
 from models.shapes import ToolSummaryDict, ToolTotalDict
 from models.tables import Timestamp, tool_usages
-
-MAX_TOTALS = 100
-"""So many tools are summarized one by one; the rest are counted."""
 
 
 def summarize(
@@ -63,11 +61,7 @@ def summarize(
         .group_by(ranked.c.tool_name, ranked.c.server_name)
         .subquery()
     )
-    # The sums over all tools come with each row, so that the calls are read once.
-    over_all = [func.count().over(), *(func.sum(groups.c[name]).over() for name in ("calls", "errors", "unknown"))]
-    order = (groups.c.calls.desc(), groups.c.tool_name, groups.c.server_name.asc().nulls_first())
-    page = select(*over_all, *groups.c).order_by(*order).limit(MAX_TOTALS)
-    rows = connection.execute(page, parameters).fetchall()
+    rows = connection.execute(with_sums(groups, "calls", "errors", "unknown"), parameters).fetchall()
     if not rows and session_id is None:
         get_user_key(connection, user_id)
     number, calls, errors, unknown = rows[0][:4] if rows else (0, 0, 0, 0)

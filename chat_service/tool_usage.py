@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Update, bindparam, func, or_, select, update
+from sqlalchemy import Connection, Update, bindparam, func, or_, select, update
 from typing_extensions import TypedDict
 
 from chat_service import blobs, tool_payloads
@@ -14,26 +14,24 @@ from chat_service.lineage import (
     Statements,
     inherited,
     known_here,
-    last_inherited,
     name_entries,
     naming,
     read_entries,
     within,
 )
 from chat_service.messages import is_message
-from chat_service.paging import END, check_filters, check_limit, make_cursor, read_cursor
+from chat_service.paging import END
 from chat_service.sessions import OWNED, Timeline, check_ids, digest_of, get_timeline
 from chat_service.timeline import Keyed, claim, find_replay
 from chat_service.tokens import count_tool_usage
 from chat_service.tool_usage_twins import join_imported
-from chat_service.users import USER_KEY, check_user_id, get_user_key
 from chat_service.work import Work
 from models.errors import Invalid
 from models.ids import SessionId, UserId, entry_id, to_timestamp
-from models.inputs import NewToolUsage, ToolStatus
+from models.inputs import NewToolUsage
 from models.prepared import PreparedInsert
-from models.rows import all_rows, columns, page_rows
-from models.shapes import ToolUsageDict, ToolUsagePageDict
+from models.rows import all_rows, columns
+from models.shapes import ToolUsageDict
 from models.tables import chat_sessions, tool_call_references, tool_usages
 
 TOOL_USAGE_COLUMNS = columns(ToolUsageDict, tool_usages, GIVEN)
@@ -185,63 +183,6 @@ def _end(work: Work, statement: Update, session_key: int, seq: int, usage: NewTo
     if is_written and kept is not usage:
         blobs.refer_to(work.connection, session_key, seq, tool_payloads.digests_of(kept.result))
     return is_written
-
-
-def list_tool_usage(
-    connection: Connection,
-    user_id: UserId,
-    session_id: SessionId | None = None,
-    tool_name: str | None = None,
-    status: ToolStatus | None = None,
-    limit: int = 20,
-    cursor: str | None = None,
-) -> ToolUsagePageDict:
-    """Return a page of tool usage, newest first: of one session, or of all the user's sessions."""
-    check_limit(limit)
-    check_filters(tool_name=tool_name)
-    of = ("tool_usages", user_id, session_id, tool_name, status)
-    before = read_cursor(cursor, *of)
-    filters = _filters(tool_name, status)
-    timeline: Timeline | None = None
-    if session_id is None:
-        check_user_id(user_id)
-        parameters: dict[str, Any] = {"user_id": user_id}
-        newest = tool_usages.c.key
-        shape = columns(ToolUsageDict, tool_usages, GIVEN_TO_INHERITED, session_id=chat_sessions.c.id)
-        page = select(newest, *shape).join(chat_sessions, chat_sessions.c.key == tool_usages.c.session_key)
-        page = page.where(chat_sessions.c.user_key == USER_KEY, *_equal(filters))
-        if before is not None:
-            page = page.where(newest < before)
-    else:
-        timeline = get_timeline(connection, user_id, session_id)
-        window = {"session_key": timeline.session_key, "low": 0, "high": (before or END) - 1}
-        parameters = check_ids(user_id, session_id) | window | {"page_size": limit + 1}
-        newest = tool_usages.c.seq
-        page = (
-            select(newest, *INHERITED_TOOL_USAGE_COLUMNS).select_from(last_inherited(tool_usages, filters=filters))
-            if timeline.inherited
-            else select(newest, *TOOL_USAGE_COLUMNS).where(within(tool_usages), *_equal(filters))
-        )
-    given = naming(user_id, None if timeline is None or timeline.inherited else session_id)
-    records, last = page_rows(connection, ToolUsageDict, page.order_by(newest.desc()), limit, parameters, given)
-    if not records and session_id is None:
-        get_user_key(connection, user_id)
-    name_entries(records)
-    with_payloads: dict[SessionId, list[ToolUsageDict]] = {}
-    for record in records:
-        if tool_payloads.digests_of(record["result"]):
-            with_payloads.setdefault(session_id or SessionId(record["session_id"]), []).append(record)
-    for of_session, some in with_payloads.items():
-        tool_payloads.put_back(connection, get_timeline(connection, user_id, of_session), some)
-    return {"tool_usages": records, "next_cursor": None if last is None else make_cursor(last, *of)}
-
-
-def _filters(tool_name: str | None, status: ToolStatus | None) -> dict[str, str]:
-    return {name: value for name, value in (("tool_name", tool_name), ("status", status)) if value is not None}
-
-
-def _equal(filters: dict[str, str]) -> list[ColumnElement[bool]]:
-    return [tool_usages.c[name] == value for name, value in filters.items()]
 
 
 def _stored(connection: Connection, user_id: UserId, session_id: SessionId, seq: int) -> ToolUsageDict:

@@ -187,7 +187,7 @@ def with_names(turns: list[Turn]) -> list[Turn]:
         taken.add(shown)
         return replace(call, id=shown, name=names[call.given_name or _UNNAMED])
 
-    return [replace(turn, calls=tuple(map(named, turn.calls))) for turn in turns]
+    return [replace(turn, calls=tuple(map(named, turn.calls))) if turn.calls else turn for turn in turns]
 
 
 def _names(given: set[str]) -> dict[str, str]:

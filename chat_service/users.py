@@ -7,12 +7,14 @@ from chat_service.work import Work
 from models.errors import Conflict, Invalid, NotFound
 from models.ids import UserId, is_id, new_id
 from models.inputs import NewUser, UserChanges
+from models.prepared import Prepared
 from models.rows import columns, one_row
 from models.shapes import UserDict
 from models.tables import users
 
 _BY_ID = select(*columns(UserDict, users)).where(users.c.id == bindparam("user_id"))
 _KEY_BY_ID = select(users.c.key).where(users.c.id == bindparam("user_id"))
+_GET_KEY = Prepared(_KEY_BY_ID)
 
 USER_KEY = _KEY_BY_ID.scalar_subquery()
 """The acting user's integer key; `user_id` is a parameter of every statement that holds it."""
@@ -36,10 +38,10 @@ def get(connection: Connection, user_id: UserId) -> UserDict:
 def get_user_key(connection: Connection, user_id: UserId) -> int:
     """Return the integer key of the user; raises NotFound."""
     check_user_id(user_id)
-    key: int | None = connection.execute(_KEY_BY_ID, {"user_id": user_id}).scalar_one_or_none()
-    if key is None:
+    row = _GET_KEY.first(connection, {"user_id": user_id})
+    if row is None:
         raise _not_found()
-    return key
+    return int(row[0])
 
 
 def get_or_create(work: Work, new_user: NewUser) -> UserDict:

@@ -245,10 +245,14 @@ def _pieces(text: str) -> str:
 
 
 def _term(term: Term) -> str:
-    whole = f"{{name text}} : {_quoted(_alone(term.text))}"
+    whole = _quoted(_alone(term.text))
     if term.is_phrase:
-        return whole
-    return f"({whole} OR pieces : {_quoted(' '.join(pieces_of(_alone(term.text))))})"
+        return f"{{name text}} : {whole}"
+    pieces = _quoted(" ".join(pieces_of(_alone(term.text))))
+    if pieces == whole:
+        # One look at the rows of the word instead of two.
+        return f"{{name text pieces}} : {whole}"
+    return f"({{name text}} : {whole} OR pieces : {pieces})"
 
 
 def _any_of(texts: Sequence[str]) -> str:

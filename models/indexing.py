@@ -7,7 +7,7 @@ and before a search (docs/decisions/full-text.md).
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Text, and_, bindparam, func, select, type_coerce, update
+from sqlalchemy import Connection, Text, bindparam, func, select, type_coerce, update
 
 from models import full_text
 from models.prepared import Prepared
@@ -37,7 +37,9 @@ def _next(entries: Any) -> Prepared:
     return Prepared(select(entries.c.key, size).where(of_entries).order_by(entries.c.key).limit(_ENTRIES))
 
 
-_IS_COMPLETE = Prepared(select(and_(*(_newest(each.c.key) <= _indexed(each.name) for each in _TEXTS))))
+_PROGRESS = Prepared(
+    select(*(value for each in _TEXTS for value in (func.coalesce(_indexed(each.name), 0), _newest(each.c.key))))
+)
 _NEXT = {entries.name: _next(entries) for entries in _TEXTS}
 _ADD = full_text.add_statements()
 _ADVANCE = Prepared(
@@ -54,10 +56,18 @@ class Slice(NamedTuple):
     is_last: bool
 
 
-def is_complete(connection: Connection) -> bool:
-    """Tell whether every entry is indexed."""
-    row = _IS_COMPLETE.first(connection, {})
-    return row is not None and bool(row[0])
+class Progress(NamedTuple):
+    """Up to which keys the messages and the tool usages are indexed, and whether those are all of them."""
+
+    messages: int
+    tool_usages: int
+    is_complete: bool
+
+
+def read_progress(connection: Connection) -> Progress:
+    """Return how far the index is."""
+    ((message, newest_message, tool_usage, newest_tool_usage),) = _PROGRESS.rows(connection, {})
+    return Progress(message, tool_usage, newest_message <= message and newest_tool_usage <= tool_usage)
 
 
 def index_some(connection: Connection) -> Slice:

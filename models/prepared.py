@@ -5,7 +5,8 @@ append. What a statement needs of it, the SQL and how values go in and come out,
 the next, so it is asked for once (docs/decisions/prepared-statements.md).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from sqlalchemy import ClauseElement, Connection, Dialect, Table, bindparam, insert
@@ -41,13 +42,25 @@ class Prepared:
                     row[index] = convert(row[index])
         return rows
 
+    def each(self, connection: Connection, parameters: Mapping[str, Any]) -> Iterator[Sequence[Any]]:
+        """Run it and give its rows one by one, as they are stored; to be closed where not all of them are read."""
+        raw = self._ready(connection)
+        with closing(raw.execute(self._sql, self._values(parameters))) as cursor:
+            yield from cursor
+
     def dicts(
         self, connection: Connection, shape: type[Any], parameters: Mapping[str, Any], given: Mapping[str, Any]
     ) -> list[Any]:
         """Run it and return its rows as dicts of a shape; what the shape has beside the columns is given."""
+        return self.dicts_after(connection, shape, parameters, given)[1]
+
+    def dicts_after(
+        self, connection: Connection, shape: type[Any], parameters: Mapping[str, Any], given: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], list[Any]]:
+        """Run it and return its rows, as they are stored, and as dicts of a shape."""
         raw = self._ready(connection)
         rows = raw.execute(self._sql, self._values(parameters)).fetchall()
-        return self._maker(shape)(rows, **given) if rows else []
+        return rows, self._maker(shape)(rows, **given) if rows else []
 
     def first_after(
         self, connection: Connection, shape: type[Any], parameters: Mapping[str, Any], before: int

@@ -3,13 +3,16 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Executable, Label, Result, Select, Table
+from sqlalchemy import BigInteger, ColumnElement, Connection, Executable, Label, Result, Select, Table, bindparam
 from sqlalchemy.sql.elements import KeyedColumnElement
 
 from models.prepared import Prepared
 from models.row_maker import row_maker
 
 Shape = TypeVar("Shape")
+
+PAGE_SIZE: Any = bindparam("page_size", type_=BigInteger)
+"""How many rows a prepared statement of a page gives: one more than the page has."""
 
 
 def columns(
@@ -60,16 +63,20 @@ def one_row_after(
 def page_rows(
     connection: Connection,
     shape: type[Shape],
-    query: Select[Any],
+    query: Select[Any] | Prepared,
     limit: int,
     parameters: Mapping[str, Any],
     given: Mapping[str, Any] | None = None,
 ) -> tuple[list[Shape], int | None]:
     """Run an ordered query whose first column is its key, and return a page and the key of its last row.
 
-    The key is None where nothing follows the page.
+    The key is None where nothing follows the page. A prepared query is limited to `PAGE_SIZE` rows by itself.
     """
-    rows, page = _dicts(shape, connection.execute(query.limit(limit + 1), parameters), given or {})
+    if isinstance(query, Prepared):
+        sized = {**parameters, PAGE_SIZE.key: limit + 1}
+        rows, page = query.dicts_after(connection, shape, sized, given or {})
+    else:
+        rows, page = _dicts(shape, connection.execute(query.limit(limit + 1), parameters), given or {})
     return page[:limit], rows[limit - 1][0] if len(rows) > limit else None
 
 

@@ -260,6 +260,49 @@ class ToolUsagePageDict(TypedDict):
     next_cursor: str | None
 
 
+class ToolCountDict(TypedDict):
+    """How often a tool of a server was called, how often in error, and how long altogether."""
+
+    tool_name: str
+    server_name: str | None
+    calls: int
+    errors: int
+    total_duration_ms: float
+
+
+class ToolCountsDict(TypedDict):
+    """Counts of tool usage, most used tool first; `left_out` counts the tools that did not fit."""
+
+    calls: int
+    errors: int
+    tools: list[ToolCountDict]
+    left_out: int
+
+
+class ToolUsageLineDict(TypedDict):
+    """A tool usage in a list; `arguments` and `result` are JSON text, and like `error` only its beginning."""
+
+    session_id: str
+    seq: int
+    tool_name: str
+    server_name: str | None
+    status: ToolStatus
+    arguments: str
+    result: str | None
+    error: str | None
+    duration_ms: float | None
+    started_at: str | None
+    created_at: str
+
+
+class ToolUsageListDict(TypedDict):
+    """A list of tool usage, newest first; the counts of all that fits its filters are on the first page alone."""
+
+    tool_usages: list[ToolUsageLineDict]
+    next_cursor: str | None
+    counts: ToolCountsDict | None
+
+
 class ToolTotalDict(TypedDict):
     """How often a tool of a server was called, how often in vain, and how long it took.
 

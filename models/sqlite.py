@@ -297,7 +297,7 @@ class SqliteConnection:
         """Index some of what is new; where that cannot be done now, as if nothing were new."""
         nothing = indexing.Slice(0, is_last=True)
         try:
-            if indexing.is_complete(self._connected):
+            if indexing.read_progress(self._connected).is_complete:
                 return nothing
         except Exception:
             # Whatever it is, the next append will meet it, and tell.

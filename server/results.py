@@ -5,6 +5,7 @@ null is left out of both. Results are bounded: what does not fit is counted, and
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -17,6 +18,8 @@ MAX_CHARACTERS = 20_000
 """What one result may hold, as text or as JSON: about five thousand tokens, which every client takes whole."""
 
 _SHORTEST_PREVIEW = 8
+_PLAIN = re.compile(r"[\w:.+-]+")
+"""Text that stands alone: letters, digits and what names and times have between them."""
 
 Shape = TypeVar("Shape")
 
@@ -104,11 +107,7 @@ def json_length(fields: Mapping[str, Any]) -> int:
 def to_value(value: Any) -> str:
     """Write one value: text in quotes where it would not stand alone."""
     if isinstance(value, str):
-        return (
-            value
-            if value and all(character.isalnum() or character in "-_:.+" for character in value)
-            else _quoted(value)
-        )
+        return value if _PLAIN.fullmatch(value) else _quoted(value)
     return str(value) if type(value) is int else to_json(value)
 
 

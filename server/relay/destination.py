@@ -50,7 +50,7 @@ class Destination:
         )
 
     async def _active_or_new(self, caller: Caller, client: str | None, server: str | None) -> SessionId:
-        from chat_service import sessions
+        from chat_service import session_pages, sessions
         from chat_service.work import Work
 
         title = f"Tool calls of {server}" if server else "Tool calls"
@@ -58,7 +58,7 @@ class Destination:
         def find_or_create(work: Work) -> SessionId:
             # In one transaction: the relays of one client start together, and one session is enough for them.
             for workspace in (self._workspace, None):
-                found = sessions.get_active(work.connection, caller.user_id, client, workspace)["session"]
+                found = session_pages.get_active(work.connection, caller.user_id, client, workspace)["session"]
                 if found and (found["session_data"] or {}).get("workspace") in (None, workspace):
                     return SessionId(found["id"])
             return SessionId(sessions.create(work, caller.user_id, self._new(title, client, None))["id"])

@@ -7,8 +7,7 @@ from typing_extensions import TypedDict
 
 from models.ids import SessionId
 from models.inputs import JsonObject, JsonValue, Name, NewToolUsage, Seq, Text, ToolStatus
-from models.shapes import ToolTotalDict, ToolUsageDict
-from models.text import to_json
+from models.shapes import ToolCountDict, ToolUsageLineDict
 from server.record import Caller
 from server.results import Reply, bounded, reply, shorten, to_lines, without_nulls
 from server.tools.arguments import CursorArgument, IdempotencyKeyArgument, LimitArgument, SessionIdArgument
@@ -127,52 +126,32 @@ async def list_tool_usage(
     same filters.
     """
     session = None if session_id is None else SessionId(session_id)
-    page = await caller.service.get_session_tool_usage(caller.user_id, session, tool_name, status, limit, cursor)
+    # One character more, so that what is cut can be told.
+    page = await caller.service.list_tool_usage(
+        caller.user_id, session, tool_name, status, limit, cursor, text_limit=_PREVIEW + 1
+    )
     heading: dict[str, Any] = {"next_cursor": page["next_cursor"]}
-    tools: list[ToolTotalDict] = []
-    if cursor is None:
-        # Once a list, since it counts every call that fits.
-        totals = await caller.service.summarize_tool_usage(caller.user_id, session, tool_name, status)
-        tools = totals["tools"][:_MAX_TOTALS]
-        left_out = totals["left_out"] + len(totals["tools"]) - len(tools)
-        heading |= {"calls": totals["calls"], "errors": totals["errors"], "more_tools": left_out}
+    counts, tools = page["counts"], []
+    if counts is not None:
+        tools = counts["tools"][:_MAX_TOTALS]
+        left_out = counts["left_out"] + len(counts["tools"]) - len(tools)
+        heading |= {"calls": counts["calls"], "errors": counts["errors"], "more_tools": left_out}
 
     def made(longest: int) -> Reply[ToolUsageListReply]:
         usages = [_preview(usage, longest) for usage in page["tool_usages"]]
         named = [_total(tool, longest) for tool in tools]
-        listed = {"tools": named} if cursor is None else {}
+        totals = {} if counts is None else {"tools": named}
         counted = {"tool_usages": len(usages), **heading}
-        return reply({"tool_usages": usages, **listed, **heading}, to_lines(counted, [*named, *usages]))
+        return reply({"tool_usages": usages, **totals, **heading}, to_lines(counted, [*named, *usages]))
 
     return bounded(made, _PREVIEW)
 
 
-def _total(tool: ToolTotalDict, longest: int) -> dict[str, Any]:
-    return without_nulls(
-        {
-            "tool_name": shorten(tool["tool_name"], longest),
-            "server_name": shorten(tool["server_name"], longest),
-            "calls": tool["calls"],
-            "errors": tool["errors"],
-            "total_duration_ms": tool["total_duration_ms"],
-        }
-    )
+def _total(tool: ToolCountDict, longest: int) -> dict[str, Any]:
+    names = {"tool_name": shorten(tool["tool_name"], longest), "server_name": shorten(tool["server_name"], longest)}
+    return without_nulls({**tool, **names})
 
 
-def _preview(usage: ToolUsageDict, longest: int) -> dict[str, Any]:
-    result = None if usage["result"] is None else to_json(usage["result"])
-    return without_nulls(
-        {
-            "session_id": usage["session_id"],
-            "seq": usage["seq"],
-            "tool_name": shorten(usage["tool_name"], longest),
-            "server_name": shorten(usage["server_name"], longest),
-            "status": usage["status"],
-            "arguments": shorten(to_json(usage["arguments"]), longest),
-            "result": shorten(result, longest),
-            "error": shorten(usage["error"], longest),
-            "duration_ms": usage["duration_ms"],
-            "started_at": usage["started_at"],
-            "created_at": usage["created_at"],
-        }
-    )
+def _preview(usage: ToolUsageLineDict, longest: int) -> dict[str, Any]:
+    cut = {name: shorten(usage[name], longest) for name in ("tool_name", "server_name", "arguments", "result", "error")}
+    return without_nulls({**usage, **cut})

@@ -343,7 +343,7 @@ def test_the_title_is_the_one_that_a_person_chose() -> None:
     summary = json.dumps({"type": "summary", "summary": "Beans, in short"})
     generated = json.dumps({"type": "ai-title", "aiTitle": "Sowing beans"})
     chosen = json.dumps({"type": "custom-title", "customTitle": "My beans"})
-    assert read([said]).title == "b" * 80
+    assert read([said]).title == "b" * 79 + "…"
     assert read([summary, said]).title == "Beans, in short"
     assert read([summary, said, generated]).title == "Sowing beans"
     assert read([chosen, generated, summary, said]).title == "My beans"

@@ -71,6 +71,7 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "get_session_messages": lambda world: {"session_id": world.session_id},
     "add_tool_usage": lambda world: {"session_id": world.session_id, "usage": _full_tool_usage()},
     "get_session_tool_usage": lambda world: {"session_id": world.session_id, "limit": 1},
+    "list_tool_usage": lambda world: {"session_id": world.session_id, "limit": 1},
     "summarize_tool_usage": lambda world: {"session_id": world.session_id},
     "summarize_token_usage": lambda world: {"session_id": world.session_id, "by": "day"},
     "get_session_history": lambda world: {"session_id": world.session_id},
@@ -290,18 +291,20 @@ READ_STATEMENTS: dict[str, tuple[int, Arguments]] = {
     "get_session_messages": (2, {"limit": 500}),
     "wait_for_entries": (1, {"after_seq": 0, "seconds": 1}),
     "get_session_entry": (2, {"seq": 1}),
-    "get_context": (8, {"token_budget": 100_000}),
+    "get_context": (7, {"token_budget": 100_000}),
     "get_session_tool_usage": (2, {"limit": 500}),
+    "list_tool_usage": (4, {"limit": 500}),
     "summarize_tool_usage": (2, {}),
     "summarize_token_usage": (2, {"by": "session"}),
 }
 READ_STATEMENTS_OF_A_USER: dict[str, tuple[int, Arguments]] = {
-    "search_history": (5, {"query": "number", "limit": 20}),
+    "search_history": (5, {"query": "number", "limit": 200}),
     "get_user": (1, {}),
     "get_user_sessions": (1, {"limit": 500}),
     "find_sessions": (1, {"text": "0", "limit": 500}),
-    "get_active_session": (2, {}),
+    "get_active_session": (1, {}),
     "get_session_tool_usage": (1, {"limit": 500}),
+    "list_tool_usage": (2, {"limit": 500}),
     "summarize_tool_usage": (1, {}),
     # Of the user's own messages none is an answer: with nothing to count, it is asked whether there is such a user.
     "summarize_token_usage": (2, {"by": "day"}),
@@ -361,7 +364,7 @@ async def test_listing_takes_a_fixed_number_of_statements_for_any_number_of_sess
             page = await service.get_user_sessions(user_id, limit=500)
             assert len(statements) == 1
             active = await service.get_active_session(user_id)
-            assert len(statements) == 3
+            assert len(statements) == 2
         assert len(page["sessions"]) == 500
         assert active["other_active"] == 999
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat_service import appends, forks, messages, tool_usage
+from chat_service import appends, forks, messages, tool_usage_pages
 from chat_service.events import Event
 from chat_service.service import ChatService
 from chat_service.work import Work
@@ -268,7 +268,7 @@ async def test_reading_a_page_of_a_long_lineage_looks_at_no_more_than_a_page_of_
             try:
                 messages.get_page(connection, user_id, of, 10, before_seq=before)
                 messages.get_page(connection, user_id, of, 10, after_seq=2_000)
-                tool_usage.list_tool_usage(connection, user_id, of, limit=10)
+                tool_usage_pages.list_tool_usage(connection, user_id, of, limit=10)
             finally:
                 raw.set_progress_handler(None, 0)
             return next(ticks)

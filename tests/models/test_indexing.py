@@ -13,7 +13,7 @@ from chat_service.service import ChatService
 from models import full_text
 from models.database import Database
 from models.ids import UserId
-from models.indexing import index_some, is_complete
+from models.indexing import index_some, read_progress
 from models.sqlite import choose_library
 from tests.support import done, fill_long, new_session, new_user, said, start_python, watch_statements
 
@@ -58,9 +58,9 @@ async def test_an_append_writes_nothing_to_the_index(database: Database, service
     await service.add_message(user_id, session_id, said("an orchid"))
     await service.add_tool_usage(user_id, session_id, done("dig"))
     assert await database.read(_blocks) == before
-    assert not await database.read(is_complete)
+    assert not (await database.read(read_progress)).is_complete
     assert [hit["seq"] for hit in (await service.search_history(user_id, "orchid"))["hits"]] == [1]
-    assert await database.read(is_complete)
+    assert (await database.read(read_progress)).is_complete
     assert await database.read(_blocks) > before
 
 
