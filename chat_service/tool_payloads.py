@@ -9,7 +9,7 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, exists, select
 from typing_extensions import TypedDict
@@ -28,6 +28,13 @@ _NAMES = ("data", "blob")
 _TYPES = ("mimeType", "mime_type", "media_type", "format")
 _ADDRESS = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w=.+-]+)*;base64,")
 _SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class Kept(NamedTuple):
+    """A tool usage as it is stored, and the SHA-256 of the payloads that references in its result stand for."""
+
+    usage: NewToolUsage
+    digests: list[str]
 
 
 class _Blob(TypedDict):
@@ -53,13 +60,18 @@ _WANTED = Statements(
 )
 
 
-def keep(connection: Connection, usage: NewToolUsage) -> NewToolUsage:
-    """Keep the payloads of a tool's result, and return the usage with references in their place."""
+def keep(connection: Connection, usage: NewToolUsage) -> Kept:
+    """Keep the payloads of a tool's result, and return the usage with references in their place.
+
+    Whoever stores the usage has to refer to them: without a reference, nothing ever removes them.
+    """
     if usage.result is None or next(_references(usage.result), None) is not None:
         # What looks like a reference and was said by the tool is told from ours by leaving such a result as it is.
-        return usage
-    kept = _without_payloads(connection, usage.result)
-    return usage if kept is usage.result else usage.model_copy(update={"result": kept})
+        return Kept(usage, [])
+    result = _without_payloads(connection, usage.result)
+    if result is usage.result:
+        return Kept(usage, [])
+    return Kept(usage.model_copy(update={"result": result}), digests_of(result))
 
 
 def digests_of(result: Any) -> list[str]:

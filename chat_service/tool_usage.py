@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Update, bindparam, func, or_, select, update
+from sqlalchemy import Connection, bindparam, func, or_, select, update
 from typing_extensions import TypedDict
 
 from chat_service import blobs, tool_payloads
@@ -64,8 +64,11 @@ _INSERT = PreparedInsert(tool_usages)
 _OF_SEQ = update(tool_usages).where(
     tool_usages.c.session_key == bindparam("of_session"), tool_usages.c.seq == bindparam("of_seq")
 )
-_END = _OF_SEQ.where(tool_usages.c.status == "unknown")
-_COMPLETE = _END.where(tool_usages.c.origin == "import")
+_ORIGIN_OF_OPEN = select(tool_usages.c.origin).where(
+    tool_usages.c.session_key == bindparam("of_session"),
+    tool_usages.c.seq == bindparam("of_seq"),
+    tool_usages.c.status == "unknown",
+)
 
 
 def add(
@@ -95,7 +98,7 @@ def add(
             work.tell(Event(user_id, session_id, "updated"))
             return _stored(work.connection, user_id, session_id, joined)
     timeline, seq = claim(work, user_id, session_id, new_tool_usages=1, expected_seq=expected_seq)
-    kept = tool_payloads.keep(work.connection, usage)
+    kept, digests = tool_payloads.keep(work.connection, usage)
     if message_seq is None and usage.tool_call_id is not None:
         message_seq = _asked_by(work.connection, timeline, usage.tool_call_id, seq)
     record: ToolUsageDict = {
@@ -121,8 +124,7 @@ def add(
     inside: dict[str, Any] = {"session_key": timeline.session_key, "idempotency_key": keyed.idempotency_key}
     row = {name: value for name, value in record.items() if name in tool_usages.c} | inside | {"digest": keyed.digest}
     _INSERT.run(work.connection, row | {"result": kept.result})
-    if kept is not usage:
-        blobs.refer_to(work.connection, timeline.session_key, seq, tool_payloads.digests_of(kept.result))
+    blobs.refer_to(work.connection, timeline.session_key, seq, digests)
     return record
 
 
@@ -132,12 +134,12 @@ def complete(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage
     A call that was closed as `unknown` is one whose end we did not see: what came of it belongs into the same record.
     """
     work.limits.check_tool_usage(usage)
-    session_key = get_timeline(work.connection, user_id, session_id).session_key
-    values = {"duration_ms": usage.duration_ms, "digest": digest_of(usage)}
-    is_completed = _end(work, _COMPLETE.values(values), session_key, seq, usage)
-    if is_completed:
-        work.tell(Event(user_id, session_id, "updated"))
-    return is_completed
+    where = {"of_session": get_timeline(work.connection, user_id, session_id).session_key, "of_seq": seq}
+    if work.connection.execute(_ORIGIN_OF_OPEN, where).scalar_one_or_none() != "import":
+        return False
+    _end(work, where, usage, duration_ms=usage.duration_ms, digest=digest_of(usage))
+    work.tell(Event(user_id, session_id, "updated"))
+    return True
 
 
 def adopt(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage: NewToolUsage) -> bool:
@@ -158,8 +160,9 @@ def adopt(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage: N
     )
     named = _OF_SEQ.where(is_new).values(tool_call_id=usage.tool_call_id, message_seq=message_seq)
     changed = work.connection.execute(named, where).rowcount
-    if usage.outcome != "unknown":
-        changed += _end(work, _END, timeline.session_key, seq, usage)
+    if usage.outcome != "unknown" and work.connection.execute(_ORIGIN_OF_OPEN, where).first() is not None:
+        _end(work, where, usage)
+        changed += 1
     keyed = {"idempotency_key": usage.idempotency_key, "digest": digest_of(usage)}
     changed += work.connection.execute(
         _OF_SEQ.where(tool_usages.c.idempotency_key.is_(None)).values(keyed), where
@@ -169,20 +172,17 @@ def adopt(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage: N
     return bool(changed)
 
 
-def _end(work: Work, statement: Update, session_key: int, seq: int, usage: NewToolUsage) -> bool:
-    """Write how a call ended where its record does not say that; tells whether it was written."""
-    kept = tool_payloads.keep(work.connection, usage)
+def _end(work: Work, where: dict[str, int], usage: NewToolUsage, **more: Any) -> None:
+    """Write how a call ended into the record that is there."""
+    kept, digests = tool_payloads.keep(work.connection, usage)
     values = {
         "result": kept.result,
         "status": usage.outcome,
         "error": usage.error,
         "token_count": count_tool_usage(work.limits.count_tokens, kept),
     }
-    where = {"of_session": session_key, "of_seq": seq}
-    is_written = work.connection.execute(statement.values(values), where).rowcount == 1
-    if is_written and kept is not usage:
-        blobs.refer_to(work.connection, session_key, seq, tool_payloads.digests_of(kept.result))
-    return is_written
+    work.connection.execute(_OF_SEQ.values(values | more), where)
+    blobs.refer_to(work.connection, where["of_session"], where["of_seq"], digests)
 
 
 def _stored(connection: Connection, user_id: UserId, session_id: SessionId, seq: int) -> ToolUsageDict:

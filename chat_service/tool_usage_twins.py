@@ -190,8 +190,8 @@ def join_imported(work: Work, user_id: UserId, session_id: SessionId, usage: New
     if usage.idempotency_key is not None:
         values |= {"idempotency_key": usage.idempotency_key, "digest": digest_of(usage)}
     if found.status == "unknown" and usage.outcome != "unknown":
-        kept = tool_payloads.keep(work.connection, usage)
-        blobs.refer_to(work.connection, found.key, found.seq, tool_payloads.digests_of(kept.result))
+        kept, digests = tool_payloads.keep(work.connection, usage)
+        blobs.refer_to(work.connection, found.key, found.seq, digests)
         values |= {"status": kept.outcome, "result": kept.result, "error": kept.error}
         values["token_count"] = count_tool_usage(work.limits.count_tokens, kept)
     known = {name: value for name, value in values.items() if value is not None}

@@ -17,6 +17,7 @@ from models.ids import SessionId, UserId
 from models.inputs import ContextShape
 from models.tables import blob_references, blobs, tool_usages
 from tests.chat_service.test_archive import restored
+from tests.chat_service.transcripts.support import take_in
 from tests.conftest import url_of
 from tests.support import count_rows, done, new_session, new_user
 
@@ -138,3 +139,40 @@ async def test_an_archive_brings_the_payloads_back(service: ChatService, user_id
         assert await results_of(elsewhere, somebody, session_id) == [*SHAPES.values()]
         again = "".join([f"{line}\n" async for line in archive_lines(elsewhere, somebody, [session_id])])
         assert again == text
+
+
+def transcript(*blocks: dict[str, Any]) -> str:
+    """Write a conversation in which a tool is called, and what came of it, if anything."""
+    use = {"type": "tool_use", "id": "toolu_0", "name": "read", "input": {}}
+    lines = [("assistant", [use]), *([("user", [*blocks])] if blocks else [])]
+    about = {"sessionId": "s-1", "timestamp": "2026-03-01T10:00:01Z"}
+    return "".join(
+        json.dumps({"type": role, "uuid": role, "message": {"role": role, "content": content}, **about}) + "\n"
+        for role, content in lines
+    )
+
+
+async def test_what_looks_like_a_reference_gets_nothing_also_where_a_call_joins_an_imported_one(
+    service: ChatService, user_id: UserId, database: Database
+) -> None:
+    stranger = await new_user(service, "stranger")
+    await service.add_tool_usage(stranger, await new_session(service, stranger), done(result=[URL]))
+    [sha256] = await database.read(lambda connection: connection.execute(select(blobs.c.sha256)).scalars().all())
+    for digest in (sha256.hex(), "ab" * 32):
+        other_id = await new_session(service, user_id)
+        await take_in(service, user_id, "claude-code", transcript().replace("s-1", digest), into=other_id)
+        said = {"blob_reference": digest}
+        await service.add_tool_usage(user_id, other_id, done(origin="proxy", tool_call_id="toolu_0", result=said))
+        assert await results_of(service, user_id, other_id) == [said]
+
+
+async def test_a_payload_of_a_result_that_is_known_already_is_not_kept(
+    service: ChatService, user_id: UserId, database: Database
+) -> None:
+    session_id = await new_session(service, user_id)
+    usage = done(origin="proxy", tool_call_id="toolu_0", result="without the picture")
+    await service.add_tool_usage(user_id, session_id, usage)
+    result = {"type": "tool_result", "tool_use_id": "toolu_0", "content": SHAPES["an image of Anthropic"]}
+    await take_in(service, user_id, "claude-code", transcript(result), into=session_id)
+    assert await results_of(service, user_id, session_id) == ["without the picture"]
+    assert await count_rows(database, blobs) == 0
