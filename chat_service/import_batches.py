@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from chat_service import appends, blobs, import_sessions, messages, source_records, tool_usage
 from chat_service.import_sessions import ImportSession, Origin
+from chat_service.limits import MAX_BATCH
 from chat_service.timeline import appended_keys
 from chat_service.tombstones import DELETED_HERE
 from chat_service.tool_usage_twins import Twins
@@ -307,6 +308,9 @@ class _Appending:
             elif key is not None and key not in self._seqs:
                 self._seqs[key] = 0
                 self._pending.append(blobs.keep(self._work, entry))
+                if len(self._pending) == MAX_BATCH:
+                    # With what has waited for its place, there may be more than one call takes.
+                    self._flush()
         self._flush()
         return self._seqs
 

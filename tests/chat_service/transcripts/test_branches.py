@@ -293,6 +293,17 @@ async def test_a_branch_whose_line_never_comes_is_kept_all_the_same(service: Cha
     assert branch["forked_from"] == main["id"]
 
 
+async def test_a_long_branch_whose_line_never_comes_is_kept_whole(service: ChatService, user_id: UserId) -> None:
+    early = [BACK[0], line("u-9", "gone", "user", "First."), line("l-0", "gone", "user", "0")]
+    early += [line(f"l-{number}", f"l-{number - 1}", "assistant", f"{number}") for number in range(1, 1_100)]
+    await take_in(service, user_id, "claude-code", "".join(early))
+    _, branch = await sessions_of(service, user_id)
+    assert branch["message_count"] == 1_100
+    session_id, last = SessionId(branch["id"]), branch["last_seq"]
+    page = await service.get_session_messages(user_id, session_id, 500, after_seq=last - 500)
+    assert [message["content"] for message in page["messages"]] == [str(number) for number in range(600, 1_100)]
+
+
 async def test_nothing_leaves_an_archived_session_before_it_has_the_line(service: ChatService, user_id: UserId) -> None:
     await take_in(service, user_id, "claude-code", "".join(BACK[:1]))
     [main] = await sessions_of(service, user_id)
