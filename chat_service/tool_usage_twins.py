@@ -9,7 +9,7 @@ keeps its place in the timeline.
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -132,11 +132,9 @@ class Twins:
         if ids:
             for row in connection.execute(_OF_ID, {"session_key": session_key, "ids": ids}):
                 self._of_id.setdefault(row.tool_call_id, []).append(row)
-        spans = [
-            (usage.started_at, usage.started_at + _span(usage)) for usage in usages if usage.started_at is not None
-        ]
+        spans = [_span(usage, usage.started_at) for usage in usages if usage.started_at is not None]
         if spans:
-            since, until = min(start for start, _ in spans) - SLACK, max(end for _, end in spans) + SLACK
+            since, until = min(start for start, _ in spans), max(end for _, end in spans)
             where = {"session_key": session_key, "since": to_timestamp(since), "until": to_timestamp(until)}
             for row in connection.execute(_OF_TIME, where):
                 arguments = to_canonical_json(row.arguments)
@@ -160,8 +158,8 @@ class Twins:
         if usage.started_at is None:
             return None
         rows = self._alike.get((usage.tool_name, to_canonical_json(usage.arguments)), [])
-        at = bisect_left(rows, to_timestamp(usage.started_at - SLACK), key=_started)
-        latest = to_timestamp(usage.started_at + _span(usage) + SLACK)
+        since, until = _span(usage, usage.started_at)
+        at, latest = bisect_left(rows, to_timestamp(since), key=_started), to_timestamp(until)
         while at < len(rows) and rows[at].started_at <= latest:
             row = rows.pop(at)
             # It may have been taken by its other name, or by its id.
@@ -206,9 +204,9 @@ def _imported(connection: Connection, user_id: UserId, session_id: SessionId, us
     if usage.started_at is None:
         return None
     where |= {"names": _names(usage.tool_name, usage.server_name)}
-    earliest = usage.started_at - SLACK
-    where |= {"since": to_timestamp(earliest - LONGEST), "earliest": to_microseconds(to_timestamp(earliest))}
-    where |= {"latest": to_timestamp(usage.started_at + SLACK)}
+    earliest = to_timestamp(_moved(usage.started_at, -SLACK))
+    where |= {"since": to_timestamp(_moved(usage.started_at, -SLACK - LONGEST)), "earliest": to_microseconds(earliest)}
+    where |= {"latest": to_timestamp(_moved(usage.started_at, SLACK))}
     arguments = to_canonical_json(usage.arguments)
     for statement in (_IMPORTED_LATELY, _IMPORTED_BEFORE):
         for row in connection.execute(statement, where):
@@ -222,8 +220,18 @@ def is_made(tool_call_id: str, idempotency_key: str | None) -> bool:
     return idempotency_key is not None and f"{PROXY_KEY}{tool_call_id}".startswith(f"{idempotency_key}:")
 
 
-def _span(usage: NewToolUsage) -> timedelta:
-    return LONGEST if usage.duration_ms is None else timedelta(milliseconds=usage.duration_ms)
+def _span(usage: NewToolUsage, started_at: datetime) -> tuple[datetime, datetime]:
+    """Return from when and until when a proxy may have seen an imported call start."""
+    took = LONGEST if usage.duration_ms is None else timedelta(milliseconds=usage.duration_ms)
+    return _moved(started_at, -SLACK), _moved(started_at, took + SLACK)
+
+
+def _moved(moment: datetime, length: timedelta) -> datetime:
+    """Return a moment so much later, or earlier, within the years that there are."""
+    try:
+        return moment + length
+    except OverflowError:
+        return (datetime.max if length > timedelta(0) else datetime.min).replace(tzinfo=UTC)
 
 
 def _started(row: Any) -> str:

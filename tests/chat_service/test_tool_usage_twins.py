@@ -295,6 +295,16 @@ async def test_a_call_that_took_hours_is_joined(service: ChatService, user_id: U
     assert usage["tool_call_id"] == "toolu_0"
 
 
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+async def test_a_call_at_the_end_of_the_calendar_is_joined_like_any(
+    service: ChatService, user_id: UserId, moment: str
+) -> None:
+    text = transcript().replace("2026-03-01T10:00:01Z", moment).replace("2026-03-01T10:00:05Z", moment)
+    usage = by_proxy(started_at=moment, idempotency_key="proxy:1")
+    assert len(await captured(service, user_id, usage, text=text)) == 1
+    assert len(await recorded_later(service, user_id, usage, text=text.replace("s-1", "s-2"))) == 1
+
+
 @pytest.mark.parametrize(
     "difference",
     [
