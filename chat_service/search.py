@@ -158,6 +158,9 @@ def _block(
     }
     reach = NARROWED if wanted.before or wanted.after or segments else PLAIN
     found = find_newest(connection, entries, edge, reach, parameters)
+    if reach is PLAIN and found.next_edge and len(found.fitting) <= BLOCK:
+        # All that the index gives fits then, but for what is being deleted: that may be the newest by far.
+        found = find_newest(connection, entries, edge, NARROWED, parameters)
     if len(found.fitting) > BLOCK:
         return found._replace(fitting=found.fitting[:BLOCK], next_edge=found.fitting[BLOCK - 1].key)
     return found

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, update
 
 from chat_service import appends, tool_usage
 from chat_service.candidates import BLOCK
+from chat_service.deletions import is_anything_left
 from chat_service.service import ChatService
 from chat_service.work import Work
 from models.database import Database
@@ -445,6 +446,20 @@ async def test_deleting_a_session_or_a_user_leaves_nothing_of_theirs_in_the_inde
     assert b"canary" not in empty
     assert await search_all(service, kept_user, "canary") == []
     await database.read(check_indexes)
+
+
+@pytest.mark.parametrize("query", ["number", "tool:read number"])
+async def test_what_is_being_deleted_hides_nothing_else(service: ChatService, user_id: UserId, query: str) -> None:
+    kept_id, doomed_id = [await new_session(service, user_id) for _ in range(2)]
+    await fill(service, user_id, kept_id, 2 * BLOCK + 100)
+    await fill(service, user_id, doomed_id, 4_000)
+    before = hit_keys(await search_all(service, user_id, f"{query} session:{kept_id}", 50))
+    assert len(before) >= BLOCK
+    await service.delete_session(user_id, doomed_id)
+    assert await service.snapshot(is_anything_left), "most is there still"
+    assert hit_keys(await search_all(service, user_id, query, 50)) == before
+    await service.finish_deletions()
+    assert hit_keys(await search_all(service, user_id, query, 50)) == before
 
 
 async def test_an_append_that_is_refused_or_rolled_back_is_not_found(service: ChatService, user_id: UserId) -> None:
