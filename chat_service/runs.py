@@ -42,6 +42,7 @@ _INSIDE = select(
 ).where(chat_runs.c.id == bindparam("run_id"))
 _AT_WORK = select(chat_runs.c.lease_expires_at).where(
     chat_runs.c.session_key == bindparam("session_key"),
+    chat_runs.c.key != bindparam("run_key"),
     chat_runs.c.state == "running",
     chat_runs.c.lease_expires_at > bindparam("now"),
 )
@@ -73,8 +74,7 @@ def begin(work: Work, user_id: UserId, new_run: NewRun, lease: Lease) -> RunDict
     else:
         session_id = SessionId(new_run.session_id)
     session_key = sessions.get_timeline(work.connection, user_id, session_id).session_key
-    if work.connection.execute(_AT_WORK, {"session_key": session_key, "now": work.now}).first() is not None:
-        raise Conflict("Another answer is being written in this session: wait for it, then ask.")
+    _refuse_beside_another(work, session_key)
     (message,) = appends.add(work, user_id, session_id, [new_run.message])
     # One of this key may be left of a session that is being deleted.
     work.connection.execute(_FORGET, {"user_id": user_id, "idempotency_key": new_run.idempotency_key})
@@ -142,13 +142,18 @@ def _again(work: Work, user_id: UserId, run: RunDict, digest: bytes, lease: Leas
         return run
     if run["state"] == "running" and run["lease_expires_at"] > work.now and inside.lease_owner != lease.owner:
         raise Conflict("This answer is being written: call again with the same idempotency_key in a moment.")
-    at_work = {"session_key": inside.session_key, "now": work.now}
-    if run["state"] == "failed" and work.connection.execute(_AT_WORK, at_work).first() is not None:
-        raise Conflict("Another answer is being written in this session: wait for it, then ask.")
+    _refuse_beside_another(work, inside.session_key, inside.key)
     taken = {"state": "running", "lease_owner": lease.owner, "lease_expires_at": _expiry(work, lease)}
     work.connection.execute(update(chat_runs).where(chat_runs.c.key == inside.key).values(taken))
     _close_calls(work, user_id, run)
     return _get(work, user_id, RunId(run["id"]))
+
+
+def _refuse_beside_another(work: Work, session_key: int, run_key: int = 0) -> None:
+    """Raise Conflict where another run than this one is at work in the session."""
+    at_work = {"session_key": session_key, "run_key": run_key, "now": work.now}
+    if work.connection.execute(_AT_WORK, at_work).first() is not None:
+        raise Conflict("Another answer is being written in this session: wait for it, then ask.")
 
 
 def _close_calls(work: Work, user_id: UserId, run: RunDict) -> None:

@@ -145,6 +145,19 @@ async def test_a_session_has_one_answer_at_a_time(timed: ChatService, clock: Clo
     assert (again["id"], again["state"], again["message_seq"]) == (run_id, "running", 1)
 
 
+async def test_an_answer_that_was_left_is_not_taken_over_beside_another(
+    timed: ChatService, clock: Clock, user_id: UserId
+) -> None:
+    session_id = await new_session(timed, user_id)
+    first, _ = run_of(await timed.begin_run(user_id, question("first", session_id), THEIRS))
+    clock.move(THEIRS.seconds + 1)
+    second, _ = run_of(await timed.begin_run(user_id, question("second", session_id), OURS))
+    with pytest.raises(Conflict, match="Another answer"):
+        await timed.begin_run(user_id, question("first", session_id), THEIRS)
+    await timed.end_run(user_id, second, OURS, "done", [said("answered")], {})
+    assert (await timed.begin_run(user_id, question("first", session_id), THEIRS))["id"] == first
+
+
 async def test_a_deleted_session_takes_its_runs_along(service: ChatService, user_id: UserId) -> None:
     run_id, session_id = run_of(await service.begin_run(user_id, question(), OURS))
     await service.delete_session(user_id, session_id)
