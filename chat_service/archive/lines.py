@@ -5,7 +5,7 @@ What is written is what stands in the rows, field by field; a field that is null
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter
+from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, model_validator
 
 from models.ids import from_microseconds, is_id, to_microseconds
 from models.inputs import (
@@ -102,6 +102,12 @@ class MessageLine(NewMessage):
     seq: Seq
     created_at: Time
     digest: Digest | None = None
+
+    @model_validator(mode="after")
+    def _replaces_an_earlier_one(self) -> "MessageLine":
+        if self.replaces_seq is not None and self.replaces_seq >= self.seq:
+            raise ValueError("replaces_seq is not the seq of an earlier message")
+        return self
 
 
 class ToolUsageLine(Input):

@@ -21,7 +21,7 @@ from chat_service.archive.lines import (
     SourceRecordLine,
     ToolUsageLine,
 )
-from chat_service.archive.restore import Checked, DeletedHere, Restored, restore
+from chat_service.archive.restore import Checked, DeletedHere, Differs, Restored, restore
 from chat_service.imports import MAX_CHARACTERS, MAX_ENTRIES, Report
 from chat_service.service import ChatService
 from chat_service.tombstones import DELETED_HERE
@@ -97,6 +97,10 @@ class _Restoring:
         self._characters = 0
         self._has_header = False
         self._refused_as: str | None = None
+        self._session_id = ""
+        self._restored_to = 0
+        # Up to which entry a session that was refused is here as the archive has it.
+        self._alike_to: dict[str, int] = {}
 
     async def take(self, given: dict[str, object], size: int) -> bool:
         """Read one line; tells whether there is any use in reading on."""
@@ -111,7 +115,7 @@ class _Restoring:
             return self._has_header
         if isinstance(line, SessionLine):
             await self.store()
-            self._refused_as = None
+            self._begin(line.id, 0 if line.forked_from is None else line.forked_from.seq)
         if self._refused_as is not None:
             self._skip(line, self._refused_as)
             return True
@@ -128,18 +132,19 @@ class _Restoring:
         lines, self._lines, self._characters = self._lines, [], 0
         if not lines:
             return
-        user_id, brings_back = self._user_id, self._brings_back
+        user_id, brings_back, alike_to = self._user_id, self._brings_back, self._alike_to
         try:
             restored: Restored = await self._service.transaction(
-                lambda work: restore(work, user_id, lines, brings_back=brings_back)
+                lambda work: restore(work, user_id, lines, alike_to, brings_back=brings_back)
             )
         except ChatError as error:
             self._complain(str(error))
-            self._refuse_all(lines, OF_ANOTHER)
+            self._refuse_all(lines, OF_ANOTHER, alike_to=error.seq - 1 if isinstance(error, Differs) else None)
             return
         except DeletedHere:
             self._refuse_all(lines, DELETED_HERE)
             return
+        self._restored_to = max(self._restored_to, restored.last_seq)
         tally = self._report.tally
         tally.stored += restored.stored
         tally.already_there += restored.already_there
@@ -155,11 +160,18 @@ class _Restoring:
         self._report.tally.skipped[NOT_OURS, COULD_NOT_BE_READ] += 1
         lines, self._lines, self._characters = self._lines, [], 0
         self._refuse_all(lines, OF_ANOTHER)
+        if given.get("type") == "session":
+            self._begin(str(given.get("id")), 0)
+            self._refuse_all([], OF_ANOTHER)
         return True
 
-    def _refuse_all(self, lines: Sequence[Checked], reason: str) -> None:
-        """Leave these lines out, and what follows of their session."""
+    def _begin(self, session_id: str, after_seq: int) -> None:
+        self._session_id, self._restored_to, self._refused_as = session_id, after_seq, None
+
+    def _refuse_all(self, lines: Sequence[Checked], reason: str, alike_to: int | None = None) -> None:
+        """Leave these lines out, and what follows of their session, of which so much is here as the archive has it."""
         self._refused_as = reason
+        self._alike_to[self._session_id] = self._restored_to if alike_to is None else alike_to
         for line, _ in lines:
             self._skip(line, reason)
 

@@ -8,11 +8,13 @@ import base64
 import binascii
 import hashlib
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from chat_service import blobs, source_records, tombstones
 from chat_service.appends import refer_to_calls
@@ -47,6 +49,9 @@ _OF_SOURCE = select(chat_sessions.c.key).where(
     chat_sessions.c.source == bindparam("source"),
     chat_sessions.c.source_id == bindparam("source_id"),
 )
+_OF_KEY = select(chat_sessions.c.key).where(
+    chat_sessions.c.user_key == USER_KEY, chat_sessions.c.idempotency_key == bindparam("idempotency_key")
+)
 _LAST_RECORD = select(func.coalesce(func.max(raw_records.c.number), 0)).where(
     raw_records.c.session_key == bindparam("session_key")
 )
@@ -69,22 +74,47 @@ Checked = tuple[ArchiveLine, dict[str, Any]]
 
 @dataclass(slots=True)
 class Restored:
-    """What became of a batch of lines, counted by type."""
+    """What became of a batch of lines, counted by type, and the seq of the last entry among them."""
 
     stored: Counter[str] = field(default_factory=Counter)
     already_there: Counter[str] = field(default_factory=Counter)
+    last_seq: int = 0
 
 
 class DeletedHere(Exception):
     """The session was deleted here, or goes on from one that was, and stays out."""
 
 
-def restore(work: Work, user_id: UserId, lines: Sequence[Checked], *, brings_back: bool = False) -> Restored:
+class Differs(Conflict):
+    """The session says something else than the archive, from the entry `seq` on."""
+
+    def __init__(self, seq: int) -> None:
+        super().__init__(f"entry {seq} of the session is another one by now: it was left as it is.")
+        self.seq = seq
+
+
+def restore(
+    work: Work,
+    user_id: UserId,
+    lines: Sequence[Checked],
+    alike_to: Mapping[str, int] = MappingProxyType({}),
+    *,
+    brings_back: bool = False,
+) -> Restored:
     """Restore lines that follow each other in an archive, those of one session.
 
-    Raises Invalid where they do not follow from what is there, Conflict where that says something else, and
-    DeletedHere, unless with `brings_back`.
+    `alike_to` says of sessions that were refused up to which entry they are here as the archive has them. Raises Invalid where they do not follow from what is there, Conflict where that says something else (Differs, where
+    it is an entry that does), and DeletedHere, unless with `brings_back`.
     """
+    try:
+        return _restore(work, user_id, lines, alike_to, brings_back=brings_back)
+    except IntegrityError:
+        raise Invalid("a session of the archive has something twice that there can be only once.") from None
+
+
+def _restore(
+    work: Work, user_id: UserId, lines: Sequence[Checked], alike_to: Mapping[str, int], *, brings_back: bool
+) -> Restored:
     restored = Restored()
     session: _Session | None = None
     given_blobs: set[str] = set()
@@ -92,7 +122,7 @@ def restore(work: Work, user_id: UserId, lines: Sequence[Checked], *, brings_bac
         if isinstance(line, BlobLine):
             given_blobs.add(_restore_blob(work.connection, line))
         elif isinstance(line, SessionLine):
-            session = _open(work, user_id, line, restored, brings_back=brings_back)
+            session = _open(work, user_id, line, restored, alike_to, brings_back=brings_back)
         elif isinstance(line, MessageLine | ToolUsageLine | SourceRecordLine | SessionEndLine):
             if session is None or session.id != line.session_id:
                 session = _find(work, user_id, SessionId(line.session_id))
@@ -111,7 +141,7 @@ class _Session:
         self._user_id = user_id
         self.key = key
         self._before = last_seq
-        self._last_seq = last_seq
+        self.last_seq = last_seq
         self._last_record: int | None = None
         self._added: Counter[str] = Counter()
         self._there: dict[int, dict[str, Any]] = {}
@@ -130,29 +160,30 @@ class _Session:
             self._take_record(line, restored)
         elif line.seq <= self._before:
             if self._stored(line.seq) != given:
-                raise Conflict(f"entry {line.seq} of the session is another one by now: it was left as it is.")
+                raise Differs(line.seq)
             restored.already_there[line.type] += 1
-        elif line.seq != self._last_seq + 1:
-            raise Invalid(f"entry {line.seq} of a session does not follow: entry {self._last_seq + 1} is missing.")
+            restored.last_seq = line.seq
+        elif line.seq != self.last_seq + 1:
+            raise Invalid(f"entry {line.seq} of a session does not follow: entry {self.last_seq + 1} is missing.")
         else:
             self._append(line, given, given_blobs)
-            self._last_seq = line.seq
+            self.last_seq = restored.last_seq = line.seq
             restored.stored[line.type] += 1
 
     def advance(self) -> None:
         """Let the session end where its last entry is."""
-        if self._last_seq == self._before:
+        if self.last_seq == self._before:
             return
         self._work.connection.execute(
             _ADVANCE,
             {
                 "of_session": self.key,
-                "to_seq": self._last_seq,
+                "to_seq": self.last_seq,
                 "new_messages": self._added["message"],
                 "new_tool_usages": self._added["tool_usage"],
             },
         )
-        self._work.tell(Event(self._user_id, self.id, "appended", self._last_seq))
+        self._work.tell(Event(self._user_id, self.id, "appended", self.last_seq))
 
     def _stored(self, seq: int) -> dict[str, Any] | None:
         if seq not in self._there:
@@ -202,11 +233,19 @@ class _Session:
         restored.stored[line.type] += 1
 
     def _end(self, line: SessionEndLine) -> None:
-        if line.entries > self._last_seq:
+        if line.entries > self.last_seq:
             raise Invalid("a session ends before its last entry: the archive is not whole.")
 
 
-def _open(work: Work, user_id: UserId, line: SessionLine, restored: Restored, *, brings_back: bool) -> _Session:
+def _open(
+    work: Work,
+    user_id: UserId,
+    line: SessionLine,
+    restored: Restored,
+    alike_to: Mapping[str, int],
+    *,
+    brings_back: bool,
+) -> _Session:
     where = {"user_id": user_id, "session_id": line.id}
     found = work.connection.execute(_FIND, where).one_or_none()
     if found is not None and found[2]:
@@ -228,9 +267,15 @@ def _open(work: Work, user_id: UserId, line: SessionLine, restored: Restored, *,
     if line.forked_from is not None:
         parent = _find(work, user_id, SessionId(line.forked_from.session_id))
         parent_key, first = parent.key, line.forked_from.seq
+        if first > min(parent.last_seq, alike_to.get(parent.id, first)):
+            raise Invalid(f"a fork goes on from entry {first} of a session that is not here as the archive has it.")
+    by_key = {"user_id": user_id, "idempotency_key": line.idempotency_key}
+    # A key goes along, unless another session has been made with it here.
+    keyed = line.idempotency_key is not None and work.connection.execute(_OF_KEY, by_key).first() is None
     row = line.model_dump(exclude={"type", "forked_from"}) | {
         "user_key": get_user_key(work.connection, user_id),
-        "digest": None if line.digest is None else bytes.fromhex(line.digest),
+        "idempotency_key": line.idempotency_key if keyed else None,
+        "digest": bytes.fromhex(line.digest) if keyed and line.digest is not None else None,
         "last_seq": first,
         "forked_from_key": parent_key,
         "forked_from_seq": None if line.forked_from is None else first,

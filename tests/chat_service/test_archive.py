@@ -204,6 +204,77 @@ async def test_a_session_that_says_something_else_is_left_as_it_is(
     assert await exported(service, user_id) == text
 
 
+async def test_a_fork_comes_back_only_where_what_it_goes_on_from_is_as_it_was(
+    service: ChatService, user_id: UserId, tmp_path: Path
+) -> None:
+    parent_id = await new_session(service, user_id)
+    await service.add_messages(user_id, parent_id, [said("one"), said("two")])
+    whole = await exported(service, user_id)
+    await service.add_message(user_id, parent_id, said("three"))
+    forks = {seq: (await service.fork_session(user_id, parent_id, seq, f"after {seq}"))["id"] for seq in (2, 3)}
+    for fork_id in forks.values():
+        await service.add_message(user_id, SessionId(fork_id), said("a fork's own"))
+    text = await exported(service, user_id)
+    async with Database(url_of(tmp_path / "other.db")) as other:
+        elsewhere = ChatService(other)
+        somebody = await new_user(elsewhere, "grace")
+        await restored(elsewhere, somebody, tmp_path / "archive.jsonl", whole)
+        await elsewhere.add_messages(somebody, parent_id, [said("something else"), said("and more")])
+        told = await restored(elsewhere, somebody, tmp_path / "archive.jsonl", text)
+        assert [each["problem"] for each in told["problems"]] == [
+            "entry 3 of the session is another one by now: it was left as it is.",
+            "a fork goes on from entry 3 of a session that is not here as the archive has it.",
+        ]
+        titles = {session["title"] for session in await sessions_of(elsewhere, somebody)}
+        assert titles == {None, "after 2"}
+        assert await elsewhere.get_session_history(somebody, SessionId(forks[2]))
+
+
+async def test_no_fork_comes_back_past_the_end_of_what_it_goes_on_from(
+    service: ChatService, user_id: UserId, tmp_path: Path
+) -> None:
+    parent_id = await new_session(service, user_id)
+    await service.add_messages(user_id, parent_id, [said("one"), said("two")])
+    await service.fork_session(user_id, parent_id, 2)
+    text = (await exported(service, user_id)).replace('"seq":2}', '"seq":3}')
+    async with Database(url_of(tmp_path / "other.db")) as other:
+        elsewhere = ChatService(other)
+        somebody = await new_user(elsewhere, "grace")
+        told = await restored(elsewhere, somebody, tmp_path / "archive.jsonl", text)
+        assert "a fork goes on from entry 3" in told["problems"][0]["problem"]
+        assert [session["last_seq"] for session in await sessions_of(elsewhere, somebody)] == [2]
+
+
+async def test_a_session_comes_back_without_a_key_that_another_has_here(
+    service: ChatService, user_id: UserId, tmp_path: Path
+) -> None:
+    session_id = await new_session(service, user_id, idempotency_key="mine")
+    await service.add_message(user_id, session_id, said("one"))
+    text = await exported(service, user_id)
+    async with Database(url_of(tmp_path / "other.db")) as other:
+        elsewhere = ChatService(other)
+        somebody = await new_user(elsewhere, "grace")
+        other_id = await new_session(elsewhere, somebody, idempotency_key="mine")
+        assert (await restored(elsewhere, somebody, tmp_path / "archive.jsonl", text))["problems"] == []
+        assert (await elsewhere.get_session(somebody, session_id))["last_seq"] == 1
+        assert await new_session(elsewhere, somebody, idempotency_key="mine") == other_id
+
+
+async def test_an_archive_in_which_two_entries_have_one_key_is_refused(
+    service: ChatService, user_id: UserId, tmp_path: Path
+) -> None:
+    session_id = await new_session(service, user_id)
+    await service.add_messages(user_id, session_id, [said("one", idempotency_key="key-1")])
+    await service.add_messages(user_id, session_id, [said("two", idempotency_key="key-2")])
+    text = (await exported(service, user_id)).replace("key-2", "key-1")
+    async with Database(url_of(tmp_path / "other.db")) as other:
+        elsewhere = ChatService(other)
+        somebody = await new_user(elsewhere, "grace")
+        told = await restored(elsewhere, somebody, tmp_path / "archive.jsonl", text)
+        assert "something twice that there can be only once" in told["problems"][0]["problem"]
+        assert await sessions_of(elsewhere, somebody) == []
+
+
 async def test_a_torn_archive_restores_what_is_whole_and_goes_on_later(
     service: ChatService, user_id: UserId, tmp_path: Path
 ) -> None:
@@ -247,6 +318,8 @@ def changed(**fields: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         ("session", changed(created_at="yesterday"), "created_at: Value error, is not a time"),
         ("message", changed(seq="1"), "seq: Input should be a valid integer"),
         ("message", changed(seq=3), "entry 1 is missing"),
+        ("message", changed(kind="replacement", replaces_seq=1), "replaces_seq is not the seq of an earlier message"),
+        ("session", changed(forked_from={"session_id": new_id(), "seq": 0}), "a fork before what it was forked from"),
         ("message", changed(role="human"), "role: Input should be"),
         ("message", changed(content="a\0b"), "content: Value error, holds a NUL"),
         ("message", changed(secret_field=1), "type: Extra inputs"),
