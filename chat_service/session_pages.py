@@ -7,8 +7,9 @@ from sqlalchemy import JSON, Connection, Text, bindparam, func, or_, select, typ
 from chat_service.paging import END, check_filters, check_limit, make_cursor, read_cursor
 from chat_service.sessions import SESSION_COLUMNS, WITH_PARENT
 from chat_service.users import USER_KEY, check_user_id, get_user_key
+from models.errors import Invalid
 from models.ids import UserId, ids_beginning
-from models.inputs import SessionStatus
+from models.inputs import MAX_LINE, SessionStatus
 from models.prepared import Prepared
 from models.rows import PAGE_SIZE, one_row_after, page_rows
 from models.shapes import ActiveSessionDict, SessionDict, SessionPageDict
@@ -99,7 +100,7 @@ def list_sessions(
     """
     check_user_id(user_id)
     check_limit(limit)
-    check_filters(query=query)
+    _check_part_of_title("query", query)
     page = _PAGES[status is not None, bool(query)]
     filters = {"status": status, "like": _like(query or "")}
     return _get_page(connection, user_id, page, filters, limit, cursor, "sessions", user_id, query, status)
@@ -111,12 +112,19 @@ def find_sessions(
     """Return a page of sessions whose id begins with the text or whose title contains it, the last created first."""
     check_user_id(user_id)
     check_limit(limit)
-    check_filters(text=text)
+    _check_part_of_title("text", text)
     page, filters = _FOUND, {"like": _like(text)}
     ids = ids_beginning(text)
     if ids is not None:
         page, filters = _FOUND_BY_ID_TOO, filters | {"first_id": ids[0], "last_id": ids[1]}
     return _get_page(connection, user_id, page, filters, limit, cursor, "found", user_id, text)
+
+
+def _check_part_of_title(name: str, text: str | None) -> None:
+    check_filters(**{name: text})
+    # SQLite ends a statement whose pattern is very long in an error.
+    if text is not None and len(text) > MAX_LINE:
+        raise Invalid(f"{name} is longer than the {MAX_LINE} characters of a title: give a part of one.")
 
 
 def _get_page(

@@ -394,3 +394,15 @@ async def test_a_filter_that_is_no_text_finds_nothing_or_is_refused_and_never_a_
         assert (await service.get_active_session(user_id, client=value))["session"] is None
     with contextlib.suppress(Invalid):
         assert (await service.get_active_session(user_id, workspace=value))["session"] is None
+
+
+@pytest.mark.parametrize("length", [513, 60_000])
+async def test_no_title_is_looked_for_that_is_longer_than_one_can_be(
+    service: ChatService, user_id: UserId, length: int
+) -> None:
+    await new_session(service, user_id, title="t" * 512)
+    assert len((await service.get_user_sessions(user_id, query="t" * 512))["sessions"]) == 1
+    with pytest.raises(Invalid, match="query is longer than the 512 characters of a title"):
+        await service.get_user_sessions(user_id, query="t" * length)
+    with pytest.raises(Invalid, match="text is longer than the 512 characters of a title"):
+        await service.find_sessions(user_id, "t" * length)
