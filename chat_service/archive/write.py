@@ -2,18 +2,19 @@
 
 A session is read in pages, each on a snapshot of its own, so that a large one holds nobody up. Entries are appended and
 never change their place, so the pages are those of one timeline; what is appended meanwhile is left for the next
-archive.
+archive. A fork whose parent is being deleted is written with all that it still reads there, as its own.
 """
 
 import base64
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, and_, bindparam, func, select
+from sqlalchemy import Connection, Select, Table, and_, bindparam, case, func, select
 
 from chat_service import source_records
 from chat_service.archive.lines import FORMAT, VERSION, without_nulls
+from chat_service.lineage import LINEAGE, SESSION_KEY, inherited, known_here, within
 from chat_service.service import ChatService
 from chat_service.sessions import check_ids, not_found
 from chat_service.users import USER_KEY
@@ -53,31 +54,58 @@ _TOOL_USAGE_NAMES = (
 )  # fmt: skip
 
 
-def _window(table: Table, names: Sequence[str], number: str) -> Any:
-    place = table.c[number]
-    return (
-        select(*(table.c[name] for name in names))
-        .where(table.c.session_key == bindparam("session_key"), place > bindparam("low"), place <= bindparam("high"))
-        .order_by(place)
+class _Window(NamedTuple):
+    """The reads of a window in order: of what a session has itself, and of what it has through its lineage."""
+
+    own: Select[Any]
+    through: Select[Any]
+
+    def rows(self, connection: Connection, where: dict[str, int], *, through: bool = False) -> Sequence[Any]:
+        """Return the rows, each a mapping."""
+        return connection.execute(self.through if through else self.own, where).mappings().all()
+
+
+def _of_entries(entries: Table, names: Sequence[str]) -> _Window:
+    # An idempotency key is the session's own to which it was given.
+    is_own = LINEAGE.c.session_key == SESSION_KEY
+    kept: dict[str, Any] = {name: case((is_own, entries.c[name])) for name in ("idempotency_key", "digest")}
+    if "message_seq" in entries.c:
+        kept["message_seq"] = known_here(entries.c.message_seq)
+    through = [kept[name].label(name) if name in kept else entries.c[name] for name in names]
+    return _Window(
+        select(*(entries.c[name] for name in names)).where(within(entries)).order_by(entries.c.seq),
+        select(*through).select_from(inherited(entries)).order_by(entries.c.seq),
     )
 
 
-_MESSAGES = _window(messages, _MESSAGE_NAMES, "seq")
-_TOOL_USAGES = _window(tool_usages, _TOOL_USAGE_NAMES, "seq")
-_RECORDS = _window(raw_records, ("number", "native_id", "kind", "seq", "moment", "data"), "number")
-_LAST_RECORD = select(func.coalesce(func.max(raw_records.c.number), 0)).where(
-    raw_records.c.session_key == bindparam("session_key")
-)
-_BLOBS = (
-    select(blob_references.c.message_seq, blobs.c.sha256, blobs.c.media_type, blobs.c.data)
-    .join(blobs, blobs.c.key == blob_references.c.blob_key)
-    .where(
-        blob_references.c.session_key == bindparam("session_key"),
-        blob_references.c.message_seq > bindparam("low"),
-        blob_references.c.message_seq <= bindparam("high"),
+def _of_blobs() -> _Window:
+    found = select(blob_references.c.message_seq, blobs.c.sha256, blobs.c.media_type, blobs.c.data)
+    found = found.order_by(blob_references.c.message_seq, blobs.c.sha256)
+    of_blob = blobs.c.key == blob_references.c.blob_key
+    return _Window(
+        found.select_from(blob_references.join(blobs, of_blob)).where(within(blob_references, "message_seq")),
+        found.select_from(inherited(blob_references, "message_seq").join(blobs, of_blob)),
     )
-    .order_by(blob_references.c.message_seq, blobs.c.sha256)
+
+
+_MESSAGES = _of_entries(messages, _MESSAGE_NAMES)
+_TOOL_USAGES = _of_entries(tool_usages, _TOOL_USAGE_NAMES)
+_BLOBS = _of_blobs()
+_RECORDS = (
+    select(*(raw_records.c[name] for name in ("number", "native_id", "kind", "seq", "moment", "data")))
+    .where(within(raw_records, "number"))
+    .order_by(raw_records.c.number)
 )
+_LAST_RECORD = select(func.coalesce(func.max(raw_records.c.number), 0)).where(raw_records.c.session_key == SESSION_KEY)
+
+
+class _Opened(NamedTuple):
+    """A session as it is when its turn comes; `through` where it reads what it inherits as its own."""
+
+    key: int
+    line: dict[str, Any]
+    last_record: int
+    through: bool
 
 
 async def archive_lines(service: ChatService, user_id: UserId, session_ids: Sequence[SessionId]) -> AsyncIterator[str]:
@@ -96,11 +124,12 @@ def page(
     connection: Connection, user_id: UserId, session_id: SessionId, after_seq: int
 ) -> tuple[list[dict[str, Any]], int]:
     """Return the line of a session, those of the entries after a seq, as many as one page has, and its last seq."""
-    key, session, _ = _session_line(connection, user_id, session_id)
-    last_seq: int = session["last_seq"]
+    session = _open(connection, user_id, session_id)
+    last_seq: int = session.line["last_seq"]
     low = min(after_seq, last_seq)
-    entries = stored_lines(connection, session_id, key, low, min(low + _PAGE, last_seq))
-    return [session, *entries], last_seq
+    high = min(low + _PAGE, last_seq)
+    entries = stored_lines(connection, session_id, session.key, low, high, through=session.through)
+    return [session.line, *entries], last_seq
 
 
 async def _with_parents(service: ChatService, user_id: UserId, session_ids: Sequence[SessionId]) -> list[SessionId]:
@@ -118,15 +147,14 @@ async def _with_parents(service: ChatService, user_id: UserId, session_ids: Sequ
 async def _session_lines(
     service: ChatService, user_id: UserId, session_id: SessionId, written: set[str]
 ) -> AsyncIterator[dict[str, Any]]:
-    key, session, last_record = await service.snapshot(
-        lambda connection: _session_line(connection, user_id, session_id)
-    )
-    yield session
-    first = session.get("forked_from", {}).get("seq", 0)
+    session = await service.snapshot(lambda connection: _open(connection, user_id, session_id))
+    yield session.line
+    first, last = session.line.get("forked_from", {}).get("seq", 0), session.line["last_seq"]
     entries = 0
-    for low in range(first, session["last_seq"], _PAGE):
-        where = {"session_key": key, "low": low, "high": min(low + _PAGE, session["last_seq"])}
-        for line in await service.snapshot(partial(_entry_lines, session_id=session_id, where=where)):
+    for low in range(first, last, _PAGE):
+        where = {"session_key": session.key, "low": low, "high": min(low + _PAGE, last)}
+        lines = partial(_entry_lines, session_id=session_id, where=where, through=session.through)
+        for line in await service.snapshot(lines):
             if line["type"] != "blob":
                 entries += 1
             elif line["sha256"] in written:
@@ -134,14 +162,14 @@ async def _session_lines(
             else:
                 written.add(line["sha256"])
             yield line
-    for low in range(0, last_record, _LINES):
-        where = {"session_key": key, "low": low, "high": min(low + _LINES, last_record)}
+    for low in range(0, session.last_record, _LINES):
+        where = {"session_key": session.key, "low": low, "high": min(low + _LINES, session.last_record)}
         for line in await service.snapshot(partial(_raw_lines, session_id=session_id, where=where)):
             yield line
-    yield {"type": "session_end", "session_id": session_id, "entries": entries, "source_records": last_record}
+    yield {"type": "session_end", "session_id": session_id, "entries": entries, "source_records": session.last_record}
 
 
-def _session_line(connection: Connection, user_id: UserId, session_id: SessionId) -> tuple[int, dict[str, Any], int]:
+def _open(connection: Connection, user_id: UserId, session_id: SessionId) -> _Opened:
     row = connection.execute(_SESSION, check_ids(user_id, session_id)).mappings().one_or_none()
     if row is None:
         raise not_found()
@@ -150,32 +178,36 @@ def _session_line(connection: Connection, user_id: UserId, session_id: SessionId
     if row["parent_id"] is not None:
         line["forked_from"] = {"session_id": row["parent_id"], "seq": row["forked_from_seq"]}
     last_record = connection.execute(_LAST_RECORD, {"session_key": row["key"]}).scalar_one()
-    return row["key"], without_nulls(line), last_record
+    is_left = row["parent_id"] is None and row["forked_from_seq"] is not None
+    return _Opened(row["key"], without_nulls(line), last_record, through=is_left)
 
 
-def _entry_lines(connection: Connection, session_id: SessionId, where: dict[str, int]) -> list[dict[str, Any]]:
+def _entry_lines(
+    connection: Connection, session_id: SessionId, where: dict[str, int], *, through: bool = False
+) -> list[dict[str, Any]]:
     lines: list[tuple[int, int, dict[str, Any]]] = []
-    for row in connection.execute(_BLOBS, where):
-        content = base64.b64encode(row.data).decode()
-        blob = {"type": "blob", "sha256": row.sha256.hex(), "media_type": row.media_type, "content": content}
-        lines.append((row.message_seq, 0, without_nulls(blob)))
-    for kind, query in (("message", _MESSAGES), ("tool_usage", _TOOL_USAGES)):
-        rows = connection.execute(query, where).mappings()
-        lines += [(entry["seq"], 1, entry_line(kind, session_id, dict(entry))) for entry in rows]
+    for row in _BLOBS.rows(connection, where, through=through):
+        content = base64.b64encode(row["data"]).decode()
+        blob = {"type": "blob", "sha256": row["sha256"].hex(), "media_type": row["media_type"], "content": content}
+        lines.append((row["message_seq"], 0, without_nulls(blob)))
+    for kind, window in (("message", _MESSAGES), ("tool_usage", _TOOL_USAGES)):
+        rows = window.rows(connection, where, through=through)
+        lines += [(entry["seq"], 1, _entry_line(kind, session_id, dict(entry))) for entry in rows]
     return [line for _, _, line in sorted(lines, key=lambda each: each[:2])]
 
 
-def entry_line(kind: str, session_id: SessionId, row: dict[str, Any]) -> dict[str, Any]:
+def _entry_line(kind: str, session_id: SessionId, row: dict[str, Any]) -> dict[str, Any]:
     """Return the line of an entry."""
     return without_nulls({"type": kind, "session_id": session_id, **row, "digest": _hex(row["digest"])})
 
 
 def stored_lines(
-    connection: Connection, session_id: SessionId, session_key: int, low: int, high: int
+    connection: Connection, session_id: SessionId, session_key: int, low: int, high: int, *, through: bool = False
 ) -> list[dict[str, Any]]:
     """Return the lines of the entries that a session has after a seq and up to another one, without blobs."""
     where = {"session_key": session_key, "low": low, "high": high}
-    return [line for line in _entry_lines(connection, session_id, where) if line["type"] != "blob"]
+    lines = _entry_lines(connection, session_id, where, through=through)
+    return [line for line in lines if line["type"] != "blob"]
 
 
 def _raw_lines(connection: Connection, session_id: SessionId, where: dict[str, int]) -> list[dict[str, Any]]:

@@ -4,19 +4,24 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 
 from chat_service import appends, deletions, doctor, sessions
+from chat_service.archive.read import restore_file
+from chat_service.archive.write import archive_lines
 from chat_service.events import Event
+from chat_service.imports import Report
 from chat_service.service import ChatService
 from models.database import Database
 from models.errors import Conflict, NotFound, Unavailable
 from models.ids import SessionId, UserId
 from models.inputs import NewSession, NewUser, SessionChanges
 from models.tables import tool_usages
+from tests.conftest import url_of
 from tests.support import (
     RECORD,
     asking,
@@ -283,6 +288,32 @@ async def test_a_fork_reads_the_same_before_during_and_after_its_parents_deletio
     usage = await service.add_tool_usage(user_id, fork_id, done(tool_call_id="call-2000"))
     assert usage["message_seq"] == 4_001, "references were copied as well"
     assert (await service.add_message(user_id, fork_id, said("own", idempotency_key="key")))["seq"] == 4_002
+
+
+async def test_a_fork_is_archived_whole_while_its_parent_is_deleted(
+    service: ChatService, database: Database, user_id: UserId, tmp_path: Path
+) -> None:
+    parent_id = await long_session(service, database, user_id)
+    shown = done(tool_call_id="call-0", result=[{"type": "image", "data": "iVBORw0=", "mimeType": "image/png"}])
+    await service.add_tool_usage(user_id, parent_id, shown)
+    fork_id = await fork(service, user_id, parent_id)
+    child_id = await fork(service, user_id, fork_id, 3_000)
+    await service.add_message(user_id, fork_id, said("own", idempotency_key="key"))
+    expected = {each: await texts(service, user_id, each) for each in (fork_id, child_id)}
+    await service.delete_session(user_id, parent_id)
+    await service.transaction(deletions.finish_some)
+    lines = [line async for line in archive_lines(service, user_id, [child_id])]
+    assert await service.snapshot(deletions.is_anything_left), "the fork has not got its copy yet"
+    (tmp_path / "archive.jsonl").write_text("\n".join(lines) + "\n")
+    async with Database(url_of(tmp_path / "other.db")) as other:
+        elsewhere, report = ChatService(other), Report()
+        somebody = await new_user(elsewhere)
+        await restore_file(elsewhere, somebody, tmp_path / "archive.jsonl", report)
+        assert report.problems == []
+        for each_id, entries in expected.items():
+            assert await texts(elsewhere, somebody, each_id) == [entry | {"user_id": somebody} for entry in entries]
+        again = await elsewhere.add_message(somebody, fork_id, said("own", idempotency_key="key"))
+        assert again["seq"] == expected[fork_id][-1]["seq"]
 
 
 async def test_a_fork_is_written_to_while_it_gets_its_copy(
