@@ -10,15 +10,17 @@ from chat_service.work import Work
 from models.errors import Conflict
 from models.ids import SessionId, UserId
 from models.shapes import SessionDict
-from models.tables import blob_references, chat_sessions, messages, tool_call_references, tool_usages
+from models.tables import blob_references, chat_sessions, messages, tool_call_references, tool_usages, users
 
 _SOURCE: Any = bindparam("source_key")
 _TARGET: Any = bindparam("target_key")
 _OFFSET: Any = bindparam("offset")
 _FORK_OF_EITHER = (
     select(chat_sessions.c.key)
+    .join(users, users.c.key == chat_sessions.c.user_key)
     .where(
-        chat_sessions.c.forked_from_key.in_([_SOURCE, _TARGET])
+        # What reads through one of them; a fork that is being deleted reads nothing any more.
+        (chat_sessions.c.forked_from_key.in_([_SOURCE, _TARGET]) & users.c.deleted_at.is_(None))
         | (chat_sessions.c.key.in_([_SOURCE, _TARGET]) & chat_sessions.c.forked_from_key.is_not(None))
     )
     .limit(1)

@@ -103,9 +103,10 @@ def restore(
 ) -> Restored:
     """Restore lines that follow each other in an archive, those of one session.
 
-    `alike_to` says of sessions that were refused up to which entry they are here as the archive has them. Raises Invalid
-    where lines do not follow from what is there, Conflict where that says something else (Differs, where it is an entry
-    that does), and DeletedHere, unless with `brings_back`.
+    `alike_to` says of sessions that were refused up to which entry they are here as the archive has them.
+
+    Raises Invalid where lines do not follow from what is there, Conflict where that says something else (Differs, where
+    it is an entry that does), and DeletedHere, unless with `brings_back`.
     """
     try:
         return _restore(work, user_id, lines, alike_to, brings_back=brings_back)

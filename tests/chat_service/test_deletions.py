@@ -290,6 +290,21 @@ async def test_a_fork_reads_the_same_before_during_and_after_its_parents_deletio
     assert (await service.add_message(user_id, fork_id, said("own", idempotency_key="key")))["seq"] == 4_002
 
 
+async def test_what_had_a_fork_is_merged_also_before_all_of_the_fork_is_gone(
+    service: ChatService, database: Database, user_id: UserId
+) -> None:
+    parent_id, target_id = [await new_session(service, user_id) for _ in range(2)]
+    await service.add_message(user_id, parent_id, said("moved"))
+    fork_id = await fork(service, user_id, parent_id, 0)
+    await fill_long(database, fork_id, LONG)
+    await service.delete_session(user_id, fork_id)
+    assert await service.snapshot(deletions.is_anything_left), "most is there still"
+    assert (await service.merge_sessions(user_id, parent_id, target_id))["last_seq"] == 1
+    await service.delete_session(user_id, parent_id)
+    await service.finish_deletions()
+    assert [entry["content"] for entry in await texts(service, user_id, target_id)] == ["moved"]
+
+
 async def test_a_fork_is_archived_whole_while_its_parent_is_deleted(
     service: ChatService, database: Database, user_id: UserId, tmp_path: Path
 ) -> None:
