@@ -22,12 +22,11 @@ async def get_archive(caller: Caller, session_id: str, after_seq: int = 0) -> Re
     from chat_service.paging import check_seq
 
     check_seq("after_seq", after_seq)
-    lines, last_seq = await caller.service.snapshot(
+    lines, seq, last_seq = await caller.service.snapshot(
         partial(write.page, user_id=caller.user_id, session_id=SessionId(session_id), after_seq=after_seq)
     )
     texts: list[str] = []
     room = MAX_CHARACTERS - 500
-    seq = after_seq
     for line in lines:
         text = _named(line, to_json(line))
         if len(text) > room:

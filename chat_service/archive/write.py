@@ -99,11 +99,23 @@ _RECORDS = (
 _LAST_RECORD = select(func.coalesce(func.max(raw_records.c.number), 0)).where(raw_records.c.session_key == SESSION_KEY)
 
 
+class Page(NamedTuple):
+    """Lines of an archive: a session's, and those of its entries after `after_seq`; `last_seq` is that of its last."""
+
+    lines: list[dict[str, Any]]
+    after_seq: int
+    last_seq: int
+
+
 class _Opened(NamedTuple):
-    """A session as it is when its turn comes; `through` where it reads what it inherits as its own."""
+    """A session as it is when its turn comes.
+
+    Its own entries come after `first`; `through` where it reads what it inherits as its own.
+    """
 
     key: int
     line: dict[str, Any]
+    first: int
     last_record: int
     through: bool
 
@@ -120,16 +132,14 @@ async def archive_lines(service: ChatService, user_id: UserId, session_ids: Sequ
             yield to_json(line)
 
 
-def page(
-    connection: Connection, user_id: UserId, session_id: SessionId, after_seq: int
-) -> tuple[list[dict[str, Any]], int]:
-    """Return the line of a session, those of the entries after a seq, as many as one page has, and its last seq."""
+def page(connection: Connection, user_id: UserId, session_id: SessionId, after_seq: int) -> Page:
+    """Return the line of a session, and those of its own entries after a seq, as many as one page has."""
     session = _open(connection, user_id, session_id)
     last_seq: int = session.line["last_seq"]
-    low = min(after_seq, last_seq)
+    low = min(max(after_seq, session.first), last_seq)
     high = min(low + _PAGE, last_seq)
     entries = stored_lines(connection, session_id, session.key, low, high, through=session.through)
-    return [session.line, *entries], last_seq
+    return Page([session.line, *entries], low, last_seq)
 
 
 async def _with_parents(service: ChatService, user_id: UserId, session_ids: Sequence[SessionId]) -> list[SessionId]:
@@ -149,9 +159,8 @@ async def _session_lines(
 ) -> AsyncIterator[dict[str, Any]]:
     session = await service.snapshot(lambda connection: _open(connection, user_id, session_id))
     yield session.line
-    first, last = session.line.get("forked_from", {}).get("seq", 0), session.line["last_seq"]
-    entries = 0
-    for low in range(first, last, _PAGE):
+    last, entries = session.line["last_seq"], 0
+    for low in range(session.first, last, _PAGE):
         where = {"session_key": session.key, "low": low, "high": min(low + _PAGE, last)}
         lines = partial(_entry_lines, session_id=session_id, where=where, through=session.through)
         for line in await service.snapshot(lines):
@@ -175,11 +184,13 @@ def _open(connection: Connection, user_id: UserId, session_id: SessionId) -> _Op
         raise not_found()
     line = {"type": "session", **{name: row[name] for name in _SESSION_NAMES}}
     line["digest"] = _hex(row["digest"])
+    first = 0
     if row["parent_id"] is not None:
-        line["forked_from"] = {"session_id": row["parent_id"], "seq": row["forked_from_seq"]}
+        first = row["forked_from_seq"]
+        line["forked_from"] = {"session_id": row["parent_id"], "seq": first}
     last_record = connection.execute(_LAST_RECORD, {"session_key": row["key"]}).scalar_one()
     is_left = row["parent_id"] is None and row["forked_from_seq"] is not None
-    return _Opened(row["key"], without_nulls(line), last_record, through=is_left)
+    return _Opened(row["key"], without_nulls(line), first, last_record, through=is_left)
 
 
 def _entry_lines(

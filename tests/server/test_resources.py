@@ -89,6 +89,24 @@ async def test_an_archive_is_read_page_by_page_to_its_end(tools: Tools) -> None:
     assert lines[3]["characters"] > 30_000
 
 
+async def test_the_archive_of_a_fork_is_its_own_entries_page_by_page_to_its_end(tools: Tools) -> None:
+    parent = await tools.new_session()
+    for number in range(60):
+        await tools.say(parent, f"number {number}")
+    fork = (await tools.answer("fork_session", session_id=parent))["id"]
+    for expected in ([], list(range(61, 121))):
+        seqs: list[int] = []
+        after, newer, pages = 0, 1, 0
+        while newer and pages < 4:
+            content = await read(tools, f"chat://sessions/{fork}/archive?after_seq={after}")
+            _, *page, last = [json.loads(line) for line in content.text.split("\n")]
+            after, newer, pages = last["after_seq"], last["newer"], pages + 1
+            seqs += [line["seq"] for line in page]
+        assert (seqs, newer) == (expected, 0)
+        for number in range(60):
+            await tools.say(fork, f"own {number}")
+
+
 async def test_a_resource_is_read_on_by_its_query(tools: Tools) -> None:
     session = await filled_session(tools)
     for kind in ("history", "transcript"):
