@@ -127,6 +127,8 @@ def _restore(
             session = _open(work, user_id, line, restored, alike_to, brings_back=brings_back)
         elif isinstance(line, MessageLine | ToolUsageLine | SourceRecordLine | SessionEndLine):
             if session is None or session.id != line.session_id:
+                if session is not None:
+                    session.advance()
                 session = _find(work, user_id, SessionId(line.session_id))
             session.take(line, given, restored, given_blobs)
     if session is not None:

@@ -245,6 +245,22 @@ async def test_no_fork_comes_back_past_the_end_of_what_it_goes_on_from(
         assert [session["last_seq"] for session in await sessions_of(elsewhere, somebody)] == [2]
 
 
+async def test_entries_of_several_sessions_between_each_other_are_each_restored(
+    service: ChatService, user_id: UserId, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        await service.add_message(user_id, await new_session(service, user_id), said("one"))
+    header, *lines = (await exported(service, user_id)).splitlines(keepends=True)
+    first, (opening, entry, ending) = lines[:3], lines[3:]
+    mixed = [header, *first, opening, entry, first[1].replace('"seq":1', '"seq":2'), ending]
+    async with Database(url_of(tmp_path / "other.db")) as other:
+        elsewhere = ChatService(other)
+        somebody = await new_user(elsewhere, "grace")
+        told = await restored(elsewhere, somebody, tmp_path / "archive.jsonl", "".join(mixed))
+        assert told["problems"] == []
+        assert sorted(session["last_seq"] for session in await sessions_of(elsewhere, somebody)) == [1, 2]
+
+
 async def test_a_session_comes_back_without_a_key_that_another_has_here(
     service: ChatService, user_id: UserId, tmp_path: Path
 ) -> None:
