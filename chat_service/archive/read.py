@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from chat_service.archive.entries import Differs, Restored
 from chat_service.archive.lines import (
     LINE,
     VERSION,
@@ -21,7 +22,7 @@ from chat_service.archive.lines import (
     SourceRecordLine,
     ToolUsageLine,
 )
-from chat_service.archive.restore import Checked, DeletedHere, Differs, Restored, restore
+from chat_service.archive.restore import Checked, DeletedHere, restore
 from chat_service.imports import MAX_CHARACTERS, MAX_ENTRIES, Report
 from chat_service.service import ChatService
 from chat_service.tombstones import DELETED_HERE

@@ -7,17 +7,14 @@ has more of, is continued. A session that says something else than the archive i
 import base64
 import binascii
 import hashlib
-from collections import Counter
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from chat_service import blobs, source_records, tombstones
-from chat_service.appends import refer_to_calls
+from chat_service import blobs, tombstones
+from chat_service.archive.entries import Restored, RestoredSession
 from chat_service.archive.lines import (
     ArchiveLine,
     BlobLine,
@@ -27,17 +24,13 @@ from chat_service.archive.lines import (
     SourceRecordLine,
     ToolUsageLine,
 )
-from chat_service.archive.write import stored_lines
 from chat_service.events import Event
 from chat_service.sessions import check_ids
-from chat_service.tool_payloads import digests_of
 from chat_service.users import USER_KEY, get_user_key
 from chat_service.work import Work
 from models.errors import Conflict, Invalid
 from models.ids import SessionId, UserId
-from models.inputs import BlobReferencePart
-from models.tables import chat_sessions, messages, tool_usages
-from models.tables import source_records as raw_records
+from models.tables import chat_sessions
 
 _FIND = select(
     chat_sessions.c.key,
@@ -52,54 +45,16 @@ _OF_SOURCE = select(chat_sessions.c.key).where(
 _OF_KEY = select(chat_sessions.c.key).where(
     chat_sessions.c.user_key == USER_KEY, chat_sessions.c.idempotency_key == bindparam("idempotency_key")
 )
-_LAST_RECORD = select(func.coalesce(func.max(raw_records.c.number), 0)).where(
-    raw_records.c.session_key == bindparam("session_key")
-)
-_INSERT_MESSAGE = insert(messages)
-_INSERT_TOOL_USAGE = insert(tool_usages)
-_INSERT_RECORD = insert(raw_records)
-_ADVANCE = (
-    update(chat_sessions)
-    .where(chat_sessions.c.key == bindparam("of_session"))
-    .values(
-        last_seq=bindparam("to_seq"),
-        message_count=chat_sessions.c.message_count + bindparam("new_messages"),
-        tool_usage_count=chat_sessions.c.tool_usage_count + bindparam("new_tool_usages"),
-    )
-)
-
 Checked = tuple[ArchiveLine, dict[str, Any]]
 """A line, checked, and the values that it was read from: those are what is stored."""
-
-
-@dataclass(slots=True)
-class Restored:
-    """What became of a batch of lines, counted by type, and the seq of the last entry among them."""
-
-    stored: Counter[str] = field(default_factory=Counter)
-    already_there: Counter[str] = field(default_factory=Counter)
-    last_seq: int = 0
 
 
 class DeletedHere(Exception):
     """The session was deleted here, or goes on from one that was, and stays out."""
 
 
-class Differs(Conflict):
-    """The session says something else than the archive, from the entry `seq` on."""
-
-    def __init__(self, seq: int) -> None:
-        super().__init__(f"entry {seq} of the session is another one by now: it was left as it is.")
-        self.seq = seq
-
-
 def restore(
-    work: Work,
-    user_id: UserId,
-    lines: Sequence[Checked],
-    alike_to: Mapping[str, int] = MappingProxyType({}),
-    *,
-    brings_back: bool = False,
+    work: Work, user_id: UserId, lines: Sequence[Checked], alike_to: Mapping[str, int], *, brings_back: bool
 ) -> Restored:
     """Restore lines that follow each other in an archive, those of one session.
 
@@ -118,7 +73,7 @@ def _restore(
     work: Work, user_id: UserId, lines: Sequence[Checked], alike_to: Mapping[str, int], *, brings_back: bool
 ) -> Restored:
     restored = Restored()
-    session: _Session | None = None
+    session: RestoredSession | None = None
     given_blobs: set[str] = set()
     for line, given in lines:
         if isinstance(line, BlobLine):
@@ -136,111 +91,6 @@ def _restore(
     return restored
 
 
-class _Session:
-    """A session that is being restored, as far as it is there."""
-
-    def __init__(self, work: Work, user_id: UserId, session_id: SessionId, key: int, last_seq: int) -> None:
-        self.id = session_id
-        self._work = work
-        self._user_id = user_id
-        self.key = key
-        self._before = last_seq
-        self.last_seq = last_seq
-        self._last_record: int | None = None
-        self._added: Counter[str] = Counter()
-        self._there: dict[int, dict[str, Any]] = {}
-
-    def take(
-        self,
-        line: MessageLine | ToolUsageLine | SourceRecordLine | SessionEndLine,
-        given: dict[str, Any],
-        restored: Restored,
-        given_blobs: Set[str],
-    ) -> None:
-        """Restore one line; the blobs that stood before it are those that it may name."""
-        if isinstance(line, SessionEndLine):
-            self._end(line)
-        elif isinstance(line, SourceRecordLine):
-            self._take_record(line, restored)
-        elif line.seq <= self._before:
-            if self._stored(line.seq) != given:
-                raise Differs(line.seq)
-            restored.already_there[line.type] += 1
-            restored.last_seq = line.seq
-        elif line.seq != self.last_seq + 1:
-            raise Invalid(f"entry {line.seq} of a session does not follow: entry {self.last_seq + 1} is missing.")
-        else:
-            self._append(line, given, given_blobs)
-            self.last_seq = restored.last_seq = line.seq
-            restored.stored[line.type] += 1
-
-    def advance(self) -> None:
-        """Let the session end where its last entry is."""
-        if self.last_seq == self._before:
-            return
-        self._work.connection.execute(
-            _ADVANCE,
-            {
-                "of_session": self.key,
-                "to_seq": self.last_seq,
-                "new_messages": self._added["message"],
-                "new_tool_usages": self._added["tool_usage"],
-            },
-        )
-        self._work.tell(Event(self._user_id, self.id, "appended", self.last_seq))
-
-    def _stored(self, seq: int) -> dict[str, Any] | None:
-        if seq not in self._there:
-            rows = stored_lines(self._work.connection, self.id, self.key, seq - 1, min(seq + 49, self._before))
-            self._there = {row["seq"]: row for row in rows}
-        return self._there.get(seq)
-
-    def _append(self, line: MessageLine | ToolUsageLine, given: dict[str, Any], given_blobs: Set[str]) -> None:
-        connection = self._work.connection
-        digest = None if line.digest is None else bytes.fromhex(line.digest)
-        table = messages if isinstance(line, MessageLine) else tool_usages
-        row = {column.name: given.get(column.name) for column in table.c if column.name != "key"}
-        row |= {"session_key": self.key, "digest": digest}
-        self._added[line.type] += 1
-        if isinstance(line, ToolUsageLine):
-            connection.execute(_INSERT_TOOL_USAGE, row)
-            digests = [digest for digest in digests_of(line.result) if self._may_name(digest, given_blobs)]
-            blobs.refer_to(connection, self.key, line.seq, digests)
-            return
-        for part in line.parts or ():
-            if isinstance(part, BlobReferencePart) and not self._may_name(part.sha256, given_blobs):
-                raise Invalid(f"entry {line.seq} refers to a blob that does not stand before it in the archive.")
-        connection.execute(_INSERT_MESSAGE, row)
-        blobs.refer(self._work, self.key, line.seq, line.parts or ())
-        refer_to_calls(connection, self.key, line.seq, line.parts or ())
-
-    def _may_name(self, sha256: str, given_blobs: Set[str]) -> bool:
-        # Who only knows the digest of what somebody else has stored is not shown it.
-        return sha256 in given_blobs or blobs.is_of_user(self._work.connection, self._user_id, sha256)
-
-    def _take_record(self, line: SourceRecordLine, restored: Restored) -> None:
-        if self._last_record is None:
-            where = {"session_key": self.key}
-            self._last_record = int(self._work.connection.execute(_LAST_RECORD, where).scalar_one())
-        if line.number <= self._last_record:
-            restored.already_there[line.type] += 1
-            return
-        if line.number != self._last_record + 1:
-            raise Invalid(f"source record {line.number} of a session does not follow the one before it.")
-        row = line.model_dump(exclude={"type", "session_id", "content"}) | {
-            "session_key": self.key,
-            "digest": source_records.digest_of_raw(line.content),
-            "data": source_records.pack(line.content),
-        }
-        self._work.connection.execute(_INSERT_RECORD, row)
-        self._last_record = line.number
-        restored.stored[line.type] += 1
-
-    def _end(self, line: SessionEndLine) -> None:
-        if line.entries > self.last_seq:
-            raise Invalid("a session ends before its last entry: the archive is not whole.")
-
-
 def _open(
     work: Work,
     user_id: UserId,
@@ -249,7 +99,7 @@ def _open(
     alike_to: Mapping[str, int],
     *,
     brings_back: bool,
-) -> _Session:
+) -> RestoredSession:
     where = {"user_id": user_id, "session_id": line.id}
     found = work.connection.execute(_FIND, where).one_or_none()
     if found is not None and found[2]:
@@ -303,13 +153,13 @@ def _is_deleted(connection: Connection, user_id: UserId, line: SessionLine) -> b
     return connection.execute(_FIND, where).first() is None and tombstones.is_deleted(connection, parent_id)
 
 
-def _find(work: Work, user_id: UserId, session_id: SessionId) -> _Session:
+def _find(work: Work, user_id: UserId, session_id: SessionId) -> RestoredSession:
     found = work.connection.execute(_FIND, check_ids(user_id, session_id)).one_or_none()
     if found is None:
         raise Invalid("an entry stands in the archive before its session, or a fork before what it was forked from.")
     if not found[2]:
         raise Conflict("a session of the archive cannot be restored under its id.")
-    return _Session(work, user_id, session_id, found.key, found.last_seq)
+    return RestoredSession(work, user_id, session_id, found.key, found.last_seq)
 
 
 def _restore_blob(connection: Connection, line: BlobLine) -> str:
