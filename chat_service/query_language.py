@@ -12,13 +12,13 @@ from chat_service.paging import check_filters
 from models.errors import Invalid
 from models.full_text import Term, has_words
 from models.ids import SessionId, is_id, to_timestamp
+from models.inputs import ROLE_ALIASES
 
 MAX_CHARACTERS = 2_000
 MAX_TERMS = 32
 """So many words, phrases and filters one query may have."""
 
 ROLES = ("system", "user", "assistant", "tool")
-_ALIASES = {"human": "user", "developer": "system", "ai": "assistant"}
 _FIELDS = "role|tool|session|before|after"
 _ITEM = re.compile(
     rf"(?P<empty>-?(?i:{_FIELDS}):)(?=\s|$)"
@@ -76,7 +76,7 @@ def _take(parsed: SearchQuery, item: re.Match[str]) -> None:
 def _filter(parsed: SearchQuery, name: str, value: str) -> None:
     match name:
         case "role":
-            role = _ALIASES.get(value.lower(), value.lower())
+            role = ROLE_ALIASES.get(value.lower(), value.lower())
             if role not in ROLES:
                 raise Invalid(f"query: role: is one of {', '.join(ROLES)}.")
             parsed.roles.append(role)

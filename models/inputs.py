@@ -24,11 +24,12 @@ Seq = Annotated[int, Field(ge=1, lt=2**53)]
 Tokens = Annotated[int, Field(ge=0, lt=2**53)]
 
 
-_ALIASES = {"human": "user", "developer": "system", "ai": "assistant"}
+ROLE_ALIASES = {"human": "user", "developer": "system", "ai": "assistant"}
+"""What others call the roles of ours."""
 
 
 def _role_of(value: Any) -> Any:
-    return _ALIASES.get(value, value) if isinstance(value, str) else value
+    return ROLE_ALIASES.get(value, value) if isinstance(value, str) else value
 
 
 Role = Annotated[Literal["system", "user", "assistant", "tool"], BeforeValidator(_role_of)]
