@@ -1,9 +1,9 @@
 """The entries of a session that is restored: compared with what is there, or appended under their own numbers."""
 
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func, insert, select, update
 
@@ -54,6 +54,13 @@ class Differs(Conflict):
         self.seq = seq
 
 
+class GivenBlob(NamedTuple):
+    """Bytes that stand in the archive before an entry that refers to them; kept once one does."""
+
+    data: bytes
+    media_type: str | None
+
+
 class RestoredSession:
     """A session that is being restored, as far as it is there."""
 
@@ -73,7 +80,7 @@ class RestoredSession:
         line: MessageLine | ToolUsageLine | SourceRecordLine | SessionEndLine,
         given: dict[str, Any],
         restored: Restored,
-        given_blobs: Set[str],
+        given_blobs: Mapping[str, GivenBlob],
     ) -> None:
         """Restore one line; the blobs that stood before it are those that it may name."""
         if isinstance(line, SessionEndLine):
@@ -113,7 +120,9 @@ class RestoredSession:
             self._there = {row["seq"]: row for row in rows}
         return self._there.get(seq)
 
-    def _append(self, line: MessageLine | ToolUsageLine, given: dict[str, Any], given_blobs: Set[str]) -> None:
+    def _append(
+        self, line: MessageLine | ToolUsageLine, given: dict[str, Any], given_blobs: Mapping[str, GivenBlob]
+    ) -> None:
         connection = self._work.connection
         digest = None if line.digest is None else bytes.fromhex(line.digest)
         table = messages if isinstance(line, MessageLine) else tool_usages
@@ -122,19 +131,23 @@ class RestoredSession:
         self._added[line.type] += 1
         if isinstance(line, ToolUsageLine):
             connection.execute(_INSERT_TOOL_USAGE, row)
-            digests = [digest for digest in digests_of(line.result) if self._may_name(digest, given_blobs)]
+            digests = [sha256 for sha256 in digests_of(line.result) if self._is_kept(sha256, given_blobs)]
             blobs.refer_to(connection, self.key, line.seq, digests)
             return
         for part in line.parts or ():
-            if isinstance(part, BlobReferencePart) and not self._may_name(part.sha256, given_blobs):
+            if isinstance(part, BlobReferencePart) and not self._is_kept(part.sha256, given_blobs):
                 raise Invalid(f"entry {line.seq} refers to a blob that does not stand before it in the archive.")
         connection.execute(_INSERT_MESSAGE, row)
         blobs.refer(self._work, self.key, line.seq, line.parts or ())
         refer_to_calls(connection, self.key, line.seq, line.parts or ())
 
-    def _may_name(self, sha256: str, given_blobs: Set[str]) -> bool:
+    def _is_kept(self, sha256: str, given_blobs: Mapping[str, GivenBlob]) -> bool:
+        """Keep a blob that an entry refers to, and tell whether it may."""
+        if sha256 in given_blobs:
+            blobs.keep_bytes(self._work.connection, *given_blobs[sha256])
+            return True
         # Who only knows the digest of what somebody else has stored is not shown it.
-        return sha256 in given_blobs or blobs.is_of_user(self._work.connection, self._user_id, sha256)
+        return blobs.is_of_user(self._work.connection, self._user_id, sha256)
 
     def _take_record(self, line: SourceRecordLine, restored: Restored) -> None:
         if self._last_record is None:

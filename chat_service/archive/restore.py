@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from chat_service import blobs, tombstones
-from chat_service.archive.entries import Restored, RestoredSession
+from chat_service import tombstones
+from chat_service.archive.entries import GivenBlob, Restored, RestoredSession
 from chat_service.archive.lines import (
     ArchiveLine,
     BlobLine,
@@ -74,10 +74,10 @@ def _restore(
 ) -> Restored:
     restored = Restored()
     session: RestoredSession | None = None
-    given_blobs: set[str] = set()
+    given_blobs: dict[str, GivenBlob] = {}
     for line, given in lines:
         if isinstance(line, BlobLine):
-            given_blobs.add(_restore_blob(work.connection, line))
+            given_blobs[line.sha256] = _blob_of(line)
         elif isinstance(line, SessionLine):
             session = _open(work, user_id, line, restored, alike_to, brings_back=brings_back)
         elif isinstance(line, MessageLine | ToolUsageLine | SourceRecordLine | SessionEndLine):
@@ -162,11 +162,11 @@ def _find(work: Work, user_id: UserId, session_id: SessionId) -> RestoredSession
     return RestoredSession(work, user_id, session_id, found.key, found.last_seq)
 
 
-def _restore_blob(connection: Connection, line: BlobLine) -> str:
+def _blob_of(line: BlobLine) -> GivenBlob:
     try:
         data = base64.b64decode(line.content, validate=True)
     except (binascii.Error, ValueError):
         raise Invalid("a blob of the archive is not base64.") from None
     if hashlib.sha256(data).hexdigest() != line.sha256:
         raise Invalid("a blob of the archive is not what its sha256 says.")
-    return blobs.keep_bytes(connection, data, line.media_type)
+    return GivenBlob(data, line.media_type)

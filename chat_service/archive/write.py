@@ -126,9 +126,8 @@ async def archive_lines(service: ChatService, user_id: UserId, session_ids: Sequ
     What a session was forked from stands before it, whether it is named or not.
     """
     yield to_json({"type": "archive", "format": FORMAT, "version": VERSION})
-    written: set[str] = set()
     for session_id in await _with_parents(service, user_id, session_ids):
-        async for line in _session_lines(service, user_id, session_id, written):
+        async for line in _session_lines(service, user_id, session_id):
             yield to_json(line)
 
 
@@ -154,12 +153,12 @@ async def _with_parents(service: ChatService, user_id: UserId, session_ids: Sequ
     return [*ordered]
 
 
-async def _session_lines(
-    service: ChatService, user_id: UserId, session_id: SessionId, written: set[str]
-) -> AsyncIterator[dict[str, Any]]:
+async def _session_lines(service: ChatService, user_id: UserId, session_id: SessionId) -> AsyncIterator[dict[str, Any]]:
     session = await service.snapshot(lambda connection: _open(connection, user_id, session_id))
     yield session.line
     last, entries = session.line["last_seq"], 0
+    # Once in each session, since another one that has it may be left out where the archive is restored.
+    written: set[str] = set()
     for low in range(session.first, last, _PAGE):
         where = {"session_key": session.key, "low": low, "high": min(low + _PAGE, last)}
         lines = partial(_entry_lines, session_id=session_id, where=where, through=session.through)

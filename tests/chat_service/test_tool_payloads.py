@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, func, select
 
+from chat_service import tombstones
 from chat_service.archive.write import archive_lines
 from chat_service.service import ChatService
 from chat_service.whole import render_whole
@@ -139,6 +140,39 @@ async def test_an_archive_brings_the_payloads_back(service: ChatService, user_id
         assert await results_of(elsewhere, somebody, session_id) == [*SHAPES.values()]
         again = "".join([f"{line}\n" async for line in archive_lines(elsewhere, somebody, [session_id])])
         assert again == text
+
+
+async def test_a_session_brings_its_payloads_back_where_another_that_has_them_is_left_out(
+    service: ChatService, user_id: UserId, database: Database, tmp_path: Path
+) -> None:
+    first_id, second_id = [await new_session(service, user_id) for _ in range(2)]
+    for session_id in (first_id, second_id):
+        await service.add_tool_usage(user_id, session_id, done(result=[URL]))
+    text = "".join([f"{line}\n" async for line in archive_lines(service, user_id, [first_id, second_id])])
+    async with Database(url_of(tmp_path / "other.db")) as other:
+        elsewhere = ChatService(other)
+        somebody = await new_user(elsewhere)
+        await restored(elsewhere, somebody, tmp_path / "archive.jsonl", text)
+        for session_id in (first_id, second_id):
+            await elsewhere.delete_session(somebody, session_id)
+        await elsewhere.transaction(lambda work: tombstones.forget_session(work, second_id))
+        await restored(elsewhere, somebody, tmp_path / "archive.jsonl", text)
+        assert await results_of(elsewhere, somebody, second_id) == [[URL]]
+        assert await count_rows(other, blobs) == 1
+
+
+async def test_a_blob_of_an_archive_that_no_entry_refers_to_is_not_kept(
+    service: ChatService, user_id: UserId, tmp_path: Path
+) -> None:
+    session_id = await new_session(service, user_id)
+    await service.add_tool_usage(user_id, session_id, done(result=[URL]))
+    lines = [line async for line in archive_lines(service, user_id, [session_id])]
+    text = "".join(f"{line}\n" for line in lines).replace('[{"blob_reference"', '[{"something_else"')
+    async with Database(url_of(tmp_path / "other.db")) as other:
+        elsewhere = ChatService(other)
+        told = await restored(elsewhere, await new_user(elsewhere), tmp_path / "archive.jsonl", text)
+        assert (told["stored"]["tool_usage"], told["problems"]) == (1, [])
+        assert await count_rows(other, blobs) == 0
 
 
 def transcript(*blocks: dict[str, Any]) -> str:
