@@ -91,10 +91,14 @@ async def import_file(
             file = io.TextIOWrapper(bytes_of_file, encoding="utf-8", errors="surrogateescape", newline="\n")
             source = Source(file, form.name_of(path))
             importing = _Importing(service, user_id, origin, report)
-            for record in form.read(source):
-                await importing.take(record)
-                if importing.is_new_batch:
-                    progress(bytes_of_file.tell())
+            try:
+                for record in form.read(source):
+                    await importing.take(record)
+                    if importing.is_new_batch:
+                        progress(bytes_of_file.tell())
+            except RecursionError:
+                # What can only just be read cannot be written again, as a record, from deeper in the stack.
+                report.problems.append((str(path), f"{COULD_NOT_BE_READ} in full (nested too deeply)"))
             await importing.finish()
     except OSError as error:
         report.problems.append((str(path), f"{COULD_NOT_BE_READ} ({error.strerror})"))

@@ -3,12 +3,15 @@
 import io
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chat_service.import_sessions import Origin
+from chat_service.imports import Report, import_file
 from chat_service.service import ChatService
 from chat_service.transcripts.formats import FORMATS
 from chat_service.transcripts.lines import items_of, objects_of
@@ -139,3 +142,16 @@ def test_lines_and_items_that_are_too_large_are_counted_and_passed_over() -> Non
     source = Source(io.StringIO('{"a":"' + "x" * 100 + '"}\n{"b":1}\n' + "y" * 200, newline="\n"), "file")
     assert [value for value, _ in objects_of(source, longest=50)] == [{"b": 1}]
     assert source.unreadable == {"line too large": 2}
+
+
+async def test_no_depth_of_nesting_ends_an_import_in_an_error(
+    service: ChatService, user_id: UserId, tmp_path: Path
+) -> None:
+    path = tmp_path / "conversations.json"
+    report = Report()
+    for depth in range(800, 1_000):
+        path.write_text(f'[{{"id": "c", "mapping": {{}}, "deep": {"[" * depth}{"]" * depth}}}]')
+        await import_file(service, user_id, Origin("chatgpt"), FORMATS["chatgpt"], path, report)
+    assert all("could not be read" in problem for _, problem in report.problems)
+    assert report.files == 200
+    assert await sessions_of(service, user_id) == []
