@@ -156,7 +156,7 @@ def give_own_copy(work: Work, parent: Inherited, fork: Inherited, step: Step) ->
 
 
 def _copy_entries(connection: Connection, place: dict[str, Any], step: Step) -> None:
-    """Copy the entries of a range of seq; whatever else is kept of an entry (an index of its words) is made here."""
+    """Copy the entries of a range of seq, with all that is kept beside them; the index of their words comes later."""
     for size in _SIZES:
         step.spend(rows=0, characters=connection.execute(size, place).scalar_one())
     connection.execute(_COPY_MESSAGES, place)

@@ -3,8 +3,8 @@
 Explicit queries, three whatever the length: the session, its messages in the window, its tool usage in the window.
 Since seq is dense, a window of so many entries is a range of seq, and no row is read that is not shown; nor is tool
 usage looked for where the messages are as many as the numbers. A tool call and its result are one entry, so no window
-can separate them. A fork's window is read through its lineage where it
-begins before the fork point, in as many statements.
+can separate them. A fork's window is read through its lineage where it begins before the fork point, in as many
+statements.
 """
 
 from typing import Any, Literal
