@@ -129,15 +129,18 @@ def add(
 
 
 def complete(work: Work, user_id: UserId, session_id: SessionId, seq: int, usage: NewToolUsage) -> bool:
-    """Write how a call ended into its record, where that was imported without a result; tells whether it was.
+    """Write how a call ended into its record, where that was imported, or a proxy's, without it; tells whether it was.
 
     A call that was closed as `unknown` is one whose end we did not see: what came of it belongs into the same record.
     """
     work.limits.check_tool_usage(usage)
     where = {"of_session": get_timeline(work.connection, user_id, session_id).session_key, "of_seq": seq}
-    if work.connection.execute(_ORIGIN_OF_OPEN, where).scalar_one_or_none() != "import":
+    origin = work.connection.execute(_ORIGIN_OF_OPEN, where).scalar_one_or_none()
+    if origin not in ("import", "proxy"):
         return False
-    _end(work, where, usage, duration_ms=usage.duration_ms, digest=digest_of(usage))
+    # What a proxy has measured, and what its key means, stays.
+    own = {"duration_ms": usage.duration_ms, "digest": digest_of(usage)} if origin == "import" else {}
+    _end(work, where, usage, **own)
     work.tell(Event(user_id, session_id, "updated"))
     return True
 

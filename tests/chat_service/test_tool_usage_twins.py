@@ -295,6 +295,25 @@ async def test_a_call_that_took_hours_is_joined(service: ChatService, user_id: U
     assert usage["tool_call_id"] == "toolu_0"
 
 
+@pytest.mark.parametrize("key", ["proxy:1", None])
+@pytest.mark.parametrize("grows", [True, False])
+async def test_a_result_that_comes_after_the_conversation_went_on_ends_the_call_of_a_proxy(
+    service: ChatService, user_id: UserId, grows: bool, key: str | None
+) -> None:
+    session_id = await new_session(service, user_id)
+    usage = by_proxy(status="unknown", idempotency_key=key).model_copy(update={"result": None})
+    first = await service.add_tool_usage(user_id, session_id, usage)
+    call, result = transcript().splitlines(keepends=True)
+    about = {"uuid": "u-9", "sessionId": "s-1", "timestamp": "2026-03-01T10:00:03Z"}
+    went_on = json.dumps({"type": "user", "message": {"role": "user", "content": "And now?"}, **about}) + "\n"
+    for lines in (call + went_on, call + went_on + result)[not grows :]:
+        await take_in(service, user_id, "claude-code", lines, into=session_id)
+    [ended] = await usages_of(service, user_id, session_id)
+    assert (ended["seq"], ended["status"], ended["result"]) == (first["seq"], "success", "from the transcript")
+    if key is not None:
+        assert (await service.add_tool_usage(user_id, session_id, usage))["seq"] == first["seq"]
+
+
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
 async def test_a_call_at_the_end_of_the_calendar_is_joined_like_any(
     service: ChatService, user_id: UserId, moment: str
