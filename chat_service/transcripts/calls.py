@@ -43,30 +43,28 @@ class Calls:
         call_id: str | None,
         result: Any,
         moment: datetime | None,
+        branch: Branch | None = None,
         *,
         failed: bool = False,
         name: str | None = None,
     ) -> NewToolUsage | None:
         """Join a result to its call, None where there is no such call.
 
-        Without an id it is that of the last open call, of this name where one is given.
+        Where an id was given to several, it is the first one's of the branch that the result stands in, else the first
+        one's. Without an id it is that of the last open call, of this name where one is given.
         """
         if call_id is None:
             call_id = self._last_open(name)
-        for calls in (self._open, self._closed):
-            waiting = calls.get(call_id or "")
-            if waiting:
-                call = waiting.popleft()
-                if not waiting:
-                    del calls[call.id]
-                return _tool_usage(
-                    call,
-                    status="error" if failed else "success",
-                    result=result,
-                    error=_first_line(result) if failed else None,
-                    duration_ms=_milliseconds(call.started_at, moment),
-                )
-        return None
+        call = self._taken(call_id or "", branch)
+        if call is None:
+            return None
+        return _tool_usage(
+            call,
+            status="error" if failed else "success",
+            result=result,
+            error=_first_line(result) if failed else None,
+            duration_ms=_milliseconds(call.started_at, moment),
+        )
 
     def is_open(self, name: str) -> bool:
         """Tell whether a call of this tool waits."""
@@ -88,6 +86,17 @@ class Calls:
         """Return what is open, as `unknown`, each after the record that asked for it."""
         calls = [call for calls in self._open.values() for call in calls]
         return [(call.asked_in, _tool_usage(call, status="unknown")) for call in calls]
+
+    def _taken(self, call_id: str, branch: Branch | None) -> Call | None:
+        """Take the call that a result belongs to out of those that wait; what is open comes before what was closed."""
+        known = [(calls, call) for calls in (self._open, self._closed) for call in calls.get(call_id, ())]
+        if not known:
+            return None
+        calls, call = next((each for each in known if each[1].branch == branch), known[0])
+        calls[call_id].remove(call)
+        if not calls[call_id]:
+            del calls[call_id]
+        return call
 
     def _last_open(self, name: str | None) -> str | None:
         found = [call.id for calls in self._open.values() for call in calls if name in (None, call.name)]

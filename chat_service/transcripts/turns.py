@@ -94,7 +94,7 @@ class Turn:
         self.results += 1
         storable = self.talk.storable
         usage = self.talk.calls.answer(
-            storable.name(call_id), storable.json(result), self.moment, failed=failed, name=name
+            storable.name(call_id), storable.json(result), self.moment, self.branch, failed=failed, name=name
         )
         if usage is None:
             storable.left_out["tool result without a call"] += 1

@@ -220,6 +220,28 @@ async def test_the_results_of_parallel_calls_are_no_branches(service: ChatServic
     assert [entry.get("tool_call_id") for entry in entries] == [None, None, None, "t-1", "t-2", None]
 
 
+async def test_a_result_goes_to_the_call_of_its_own_branch_where_two_have_one_id(
+    service: ChatService, user_id: UserId
+) -> None:
+    def use(tool: str) -> list[dict[str, Any]]:
+        return [{"type": "tool_use", "id": "call_0", "name": tool, "input": {}}]
+
+    def result(text: str) -> list[dict[str, Any]]:
+        return [{"type": "tool_result", "tool_use_id": "call_0", "content": text}]
+
+    lines = [
+        line("u-1", None, "user", "Look."),
+        line("a-1", "u-1", "assistant", use("Task")),
+        line("s-1", None, "user", "Search.", isSidechain=True, agentId="agent"),
+        line("s-2", "s-1", "assistant", use("Grep"), isSidechain=True, agentId="agent"),
+        line("s-3", "s-2", "user", result("found"), isSidechain=True, agentId="agent"),
+        line("r-1", "a-1", "user", result("report")),
+    ]
+    await take_in(service, user_id, "claude-code", "".join(lines))
+    calls = (await service.get_session_tool_usage(user_id))["tool_usages"]
+    assert {call["tool_name"]: call["result"] for call in calls} == {"Task": "report", "Grep": "found"}
+
+
 async def test_a_call_without_a_result_is_closed_in_the_branch_that_asked(
     service: ChatService, user_id: UserId
 ) -> None:
