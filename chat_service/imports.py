@@ -39,6 +39,7 @@ LIMITS = Limits(content=64 * 1024 * 1024)
 
 CALLS = "tool calls without a result"
 NO_CONVERSATION = "nothing was said in this conversation"
+TOO_DEEP = "record that is nested too deeply"
 UNPLACED = "waits for the record that it follows"
 
 Progress = Callable[[int], None]
@@ -90,16 +91,9 @@ async def import_file(
         with path.open("rb") as bytes_of_file:
             file = io.TextIOWrapper(bytes_of_file, encoding="utf-8", errors="surrogateescape", newline="\n")
             source = Source(file, form.name_of(path))
-            importing = _Importing(service, user_id, origin, report)
-            try:
-                for record in form.read(source):
-                    await importing.take(record)
-                    if importing.is_new_batch:
-                        progress(bytes_of_file.tell())
-            except RecursionError:
-                # What can only just be read cannot be written again, as a record, from deeper in the stack.
-                report.problems.append((str(path), f"{COULD_NOT_BE_READ} in full (nested too deeply)"))
-            await importing.finish()
+            await _import(
+                _Importing(service, user_id, origin, report), form, source, lambda: progress(bytes_of_file.tell())
+            )
     except OSError as error:
         report.problems.append((str(path), f"{COULD_NOT_BE_READ} ({error.strerror})"))
         return
@@ -113,12 +107,24 @@ async def import_lines(
 ) -> ImportDict:
     """Import an open file under a name, and return what became of it."""
     report, source = Report(files=1), Source(file, name)
-    importing = _Importing(service, user_id, origin, report)
-    for record in form.read(source):
-        await importing.take(record)
-    await importing.finish()
+    await _import(_Importing(service, user_id, origin, report), form, source)
     _report_source(report, Path(name), source)
     return report.to_dict()
+
+
+async def _import(
+    importing: "_Importing", form: Format, source: Source, progressed: Callable[[], None] = lambda: None
+) -> None:
+    """Store all records of a source, and tell after each batch."""
+    try:
+        for record in form.read(source):
+            await importing.take(record)
+            if importing.is_new_batch:
+                progressed()
+    except RecursionError:
+        # What can only just be read cannot be written again, as a record, from deeper in the stack.
+        source.unreadable[TOO_DEEP] += 1
+    await importing.finish()
 
 
 def _report_source(report: Report, path: Path, source: Source) -> None:
