@@ -31,7 +31,7 @@ from models.inputs import NewMessage, NewSession, NewToolUsage, NewUser, Session
 from tests.chat_service.summaries import summary_of_tools
 from tests.conftest import empty_database
 from tests.reliability.scale import figure, is_large, patient, scale, seed
-from tests.support import TEXTS
+from tests.support import TEXTS, Gate
 
 Clock = Callable[[], str]
 Engine = Callable[[Path, Clock], AbstractAsyncContextManager[ChatService]]
@@ -244,6 +244,8 @@ class Model:
             and client in (None, session["client"])
             and workspace in (None, (session["session_data"] or {}).get("workspace"))
         ]
+        # Of those of one moment the last created.
+        active.reverse()
         newest = max(active, key=lambda session: session["last_append_at"] or session["created_at"], default=None)
         if newest is None:
             self.get_user(user_id)
@@ -696,6 +698,36 @@ class ServiceMachine(RuleBasedStateMachine):
         append()
         self.appends.append(append)
 
+    @rule(
+        wishes=st.lists(st.tuples(PICKS, PICKS, batches() | USAGES, EXPECTED), min_size=2, max_size=5),
+        twice=st.booleans(),
+    )
+    def append_together(self, wishes: list[tuple[int, int, Any, int | None]], twice: bool) -> None:
+        calls: list[Coroutine[Any, Any, Any]] = []
+        asked: list[Callable[[str], Any]] = []
+        for who, which, given, off in wishes * (1 + twice):
+            user_id, session_id = self._both(who, which)
+            expected_seq = self._expected(session_id, off)
+            is_usage = isinstance(given, NewToolUsage)
+            add = self.service.add_tool_usage if is_usage else self.service.add_messages
+            model = self.model.add_tool_usage if is_usage else self.model.add_messages
+            calls.append(add(user_id, session_id, given, expected_seq))
+            asked.append(partial(model, user_id, session_id, given, expected_seq))
+        results = self._call(self._waiting_together(calls))
+        assert isinstance(results, list)
+        for result, ask in zip(results, asked, strict=True):
+            self._compare(result, partial(ask, self.now))
+
+    async def _waiting_together(self, calls: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+        """Make calls that wait for the writer at once; return what each returned, or the kind of its refusal."""
+        gate = Gate()
+        first = asyncio.create_task(self.service.transaction(lambda work: gate(work.connection)))
+        await gate.begun.wait()
+        tasks = [asyncio.create_task(call) for call in calls]
+        gate.open_after_what_waits()
+        await asyncio.wait([first, *tasks])
+        return [_kind_of(task.exception()) or task.result() for task in tasks]
+
     @rule(which=st.integers(0, 30))
     def repeat_an_earlier_append(self, which: int) -> None:
         if self.appends:
@@ -806,6 +838,12 @@ class ServiceMachine(RuleBasedStateMachine):
 
     def _expected(self, session_id: SessionId, off: int | None) -> int | None:
         return None if off is None else max(0, self.model.sessions.get(session_id, {}).get("last_seq", 0) + off)
+
+
+def _kind_of(error: BaseException | None) -> type[ChatError] | None:
+    if error is not None and not isinstance(error, ChatError):
+        raise error
+    return None if error is None else type(error)
 
 
 def _id_of(result: Any) -> str:
