@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, Table, and_, bindparam, case, func, select
+from sqlalchemy import Connection, Table, and_, bindparam, case, func, select
 
 from chat_service import source_records
 from chat_service.archive.lines import FORMAT, VERSION, without_nulls
-from chat_service.lineage import LINEAGE, SESSION_KEY, inherited, known_here, within
+from chat_service.lineage import LINEAGE, SESSION_KEY, Statements, inherited, known_here, window_of, within
 from chat_service.service import ChatService
 from chat_service.sessions import check_ids, not_found
 from chat_service.users import USER_KEY
@@ -54,43 +54,28 @@ _TOOL_USAGE_NAMES = (
 )  # fmt: skip
 
 
-class _Window(NamedTuple):
-    """The reads of a window in order: of what a session has itself, and of what it has through its lineage."""
-
-    own: Select[Any]
-    through: Select[Any]
-
-    def rows(self, connection: Connection, where: dict[str, int], *, through: bool = False) -> Sequence[Any]:
-        """Return the rows, each a mapping."""
-        return connection.execute(self.through if through else self.own, where).mappings().all()
-
-
-def _of_entries(entries: Table, names: Sequence[str]) -> _Window:
+def _of_entries(entries: Table, names: Sequence[str]) -> Statements:
     # An idempotency key is the session's own to which it was given.
     is_own = LINEAGE.c.session_key == SESSION_KEY
-    kept: dict[str, Any] = {name: case((is_own, entries.c[name])) for name in ("idempotency_key", "digest")}
+    changed: dict[str, Any] = {name: case((is_own, entries.c[name])) for name in ("idempotency_key", "digest")}
     if "message_seq" in entries.c:
-        kept["message_seq"] = known_here(entries.c.message_seq)
-    through = [kept[name].label(name) if name in kept else entries.c[name] for name in names]
-    return _Window(
-        select(*(entries.c[name] for name in names)).where(within(entries)).order_by(entries.c.seq),
-        select(*through).select_from(inherited(entries)).order_by(entries.c.seq),
-    )
+        changed["message_seq"] = known_here(entries.c.message_seq)
+    own = [entries.c[name] for name in names]
+    return window_of(entries, own, [changed.get(column.name, column).label(column.name) for column in own])
 
 
-def _of_blobs() -> _Window:
-    found = select(blob_references.c.message_seq, blobs.c.sha256, blobs.c.media_type, blobs.c.data)
-    found = found.order_by(blob_references.c.message_seq, blobs.c.sha256)
-    of_blob = blobs.c.key == blob_references.c.blob_key
-    return _Window(
-        found.select_from(blob_references.join(blobs, of_blob)).where(within(blob_references, "message_seq")),
-        found.select_from(inherited(blob_references, "message_seq").join(blobs, of_blob)),
-    )
-
-
-_MESSAGES = _of_entries(messages, _MESSAGE_NAMES)
-_TOOL_USAGES = _of_entries(tool_usages, _TOOL_USAGE_NAMES)
-_BLOBS = _of_blobs()
+_found = select(blob_references.c.message_seq, blobs.c.sha256, blobs.c.media_type, blobs.c.data).order_by(
+    blob_references.c.message_seq, blobs.c.sha256
+)
+_of_blob = blobs.c.key == blob_references.c.blob_key
+_BLOBS = Statements(
+    _found.select_from(blob_references.join(blobs, _of_blob)).where(within(blob_references, "message_seq")),
+    _found.select_from(inherited(blob_references, "message_seq").join(blobs, _of_blob)),
+)
+_ENTRIES = (
+    ("message", _MESSAGE_NAMES, _of_entries(messages, _MESSAGE_NAMES)),
+    ("tool_usage", _TOOL_USAGE_NAMES, _of_entries(tool_usages, _TOOL_USAGE_NAMES)),
+)
 _RECORDS = (
     select(*(raw_records.c[name] for name in ("number", "native_id", "kind", "seq", "moment", "data")))
     .where(within(raw_records, "number"))
@@ -195,14 +180,17 @@ def _open(connection: Connection, user_id: UserId, session_id: SessionId) -> _Op
 def _entry_lines(
     connection: Connection, session_id: SessionId, where: dict[str, int], *, through: bool = False
 ) -> list[dict[str, Any]]:
+    def rows(statements: Statements) -> list[list[Any]]:
+        return (statements.through if through else statements.own).rows(connection, where)
+
     lines: list[tuple[int, int, dict[str, Any]]] = []
-    for row in _BLOBS.rows(connection, where, through=through):
-        content = base64.b64encode(row["data"]).decode()
-        blob = {"type": "blob", "sha256": row["sha256"].hex(), "media_type": row["media_type"], "content": content}
-        lines.append((row["message_seq"], 0, without_nulls(blob)))
-    for kind, window in (("message", _MESSAGES), ("tool_usage", _TOOL_USAGES)):
-        rows = window.rows(connection, where, through=through)
-        lines += [(entry["seq"], 1, _entry_line(kind, session_id, dict(entry))) for entry in rows]
+    for seq, sha256, media_type, data in rows(_BLOBS):
+        content = base64.b64encode(data).decode()
+        blob = {"type": "blob", "sha256": sha256.hex(), "media_type": media_type, "content": content}
+        lines.append((seq, 0, without_nulls(blob)))
+    for kind, names, statements in _ENTRIES:
+        entries = (dict(zip(names, row, strict=True)) for row in rows(statements))
+        lines += [(entry["seq"], 1, _entry_line(kind, session_id, entry)) for entry in entries]
     return [line for _, _, line in sorted(lines, key=lambda each: each[:2])]
 
 
