@@ -77,9 +77,14 @@ def seq_after(connection: Connection, session_key: int, native_id: str | None, m
     return int(connection.execute(_SEQ_BY, {"session_key": session_key, "moment": moment}).scalar_one())
 
 
+def last_number(connection: Connection, session_key: int) -> int:
+    """Return the number of the last record of a session, 0 where it has none."""
+    return int(connection.execute(_LAST_NUMBER, {"session_key": session_key}).scalar_one())
+
+
 def add(connection: Connection, session_key: int, records: Sequence[tuple[Record, int | None]]) -> None:
     """Keep the raw text of records in this order, each with the last seq that it became."""
-    last: int = connection.execute(_LAST_NUMBER, {"session_key": session_key}).scalar_one()
+    last = last_number(connection, session_key)
     rows = [
         {
             "session_key": session_key,

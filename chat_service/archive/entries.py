@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, insert, update
 
 from chat_service import blobs, source_records
 from chat_service.appends import refer_to_calls
@@ -20,9 +20,6 @@ from models.inputs import BlobReferencePart
 from models.tables import chat_sessions, messages, tool_usages
 from models.tables import source_records as raw_records
 
-_LAST_RECORD = select(func.coalesce(func.max(raw_records.c.number), 0)).where(
-    raw_records.c.session_key == bindparam("session_key")
-)
 _INSERT_MESSAGE = insert(messages)
 _INSERT_TOOL_USAGE = insert(tool_usages)
 _INSERT_RECORD = insert(raw_records)
@@ -151,8 +148,7 @@ class RestoredSession:
 
     def _take_record(self, line: SourceRecordLine, restored: Restored) -> None:
         if self._last_record is None:
-            where = {"session_key": self.key}
-            self._last_record = int(self._work.connection.execute(_LAST_RECORD, where).scalar_one())
+            self._last_record = source_records.last_number(self._work.connection, self.key)
         if line.number <= self._last_record:
             restored.already_there[line.type] += 1
             return

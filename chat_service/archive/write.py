@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, and_, bindparam, case, func, select
+from sqlalchemy import Connection, Table, and_, bindparam, case, select
 
 from chat_service import source_records
 from chat_service.archive.lines import FORMAT, VERSION, without_nulls
@@ -81,7 +81,6 @@ _RECORDS = (
     .where(within(raw_records, "number"))
     .order_by(raw_records.c.number)
 )
-_LAST_RECORD = select(func.coalesce(func.max(raw_records.c.number), 0)).where(raw_records.c.session_key == SESSION_KEY)
 
 
 class Page(NamedTuple):
@@ -172,7 +171,7 @@ def _open(connection: Connection, user_id: UserId, session_id: SessionId) -> _Op
     if row["parent_id"] is not None:
         first = row["forked_from_seq"]
         line["forked_from"] = {"session_id": row["parent_id"], "seq": first}
-    last_record = connection.execute(_LAST_RECORD, {"session_key": row["key"]}).scalar_one()
+    last_record = source_records.last_number(connection, row["key"])
     is_left = row["parent_id"] is None and row["forked_from_seq"] is not None
     return _Opened(row["key"], without_nulls(line), first, last_record, through=is_left)
 
