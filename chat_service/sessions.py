@@ -1,7 +1,7 @@
 """Chat sessions: created, read, changed, each for its owner alone."""
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from sqlalchemy import (
@@ -49,6 +49,11 @@ _GET_TIMELINE = Prepared(select(*TIMELINE).where(OWNED))
 _INSERT = PreparedInsert(chat_sessions)
 _BY_IDEMPOTENCY_KEY = select(chat_sessions.c.digest, chat_sessions.c.id).where(
     chat_sessions.c.user_key == USER_KEY, chat_sessions.c.idempotency_key == bindparam("idempotency_key")
+)
+_BY_SOURCE = select(chat_sessions.c.key).where(
+    chat_sessions.c.user_key == USER_KEY,
+    chat_sessions.c.source == bindparam("source"),
+    chat_sessions.c.source_id == bindparam("source_id"),
 )
 
 
@@ -114,15 +119,13 @@ def create(work: Work, user_id: UserId, new_session: NewSession) -> SessionDict:
     digest = None
     if new_session.idempotency_key is not None:
         digest = digest_of(new_session)
-        first = work.connection.execute(
-            _BY_IDEMPOTENCY_KEY, {"user_id": user_id, "idempotency_key": new_session.idempotency_key}
-        ).one_or_none()
+        first = first_of_key(work.connection, user_id, new_session.idempotency_key)
         if first is not None:
             if first.digest != digest:
                 raise Conflict("idempotency_key was used for a session with other data: take a new key.")
             return get_session(work.connection, user_id, SessionId(first.id))
-    if new_session.source is not None:
-        _refuse_known_source(work.connection, user_id, new_session)
+    if is_on_record(work.connection, user_id, new_session.source, new_session.source_id):
+        raise Conflict("source and source_id are on record already: append to that session.")
     session_id = SessionId(new_id())
     values = new_session.model_dump() | {
         "id": session_id,
@@ -134,6 +137,18 @@ def create(work: Work, user_id: UserId, new_session: NewSession) -> SessionDict:
     _INSERT.run(work.connection, values)
     work.tell(Event(user_id, session_id, "created", 0))
     return get_session(work.connection, user_id, session_id)
+
+
+def first_of_key(connection: Connection, user_id: UserId, idempotency_key: str) -> Any:
+    """Return the id and the digest of the user's session that was made with this key, or None."""
+    parameters = {"user_id": user_id, "idempotency_key": idempotency_key}
+    return connection.execute(_BY_IDEMPOTENCY_KEY, parameters).one_or_none()
+
+
+def is_on_record(connection: Connection, user_id: UserId, source: str | None, source_id: str | None) -> bool:
+    """Tell whether the user has a session that was imported from there, which none was that has no source."""
+    parameters = {"user_id": user_id, "source": source, "source_id": source_id}
+    return source is not None and connection.execute(_BY_SOURCE, parameters).first() is not None
 
 
 def update_session(work: Work, user_id: UserId, session_id: SessionId, changes: SessionChanges) -> SessionDict:
@@ -156,13 +171,3 @@ def refuse_merged(session: SessionDict) -> None:
     """Raise Conflict, naming the other, where a session's entries have gone to another session."""
     if session["merged_into"] is not None:
         raise Conflict(f"The session was merged into {session['merged_into']}: use that one, it has all entries.")
-
-
-def _refuse_known_source(connection: Connection, user_id: UserId, new_session: NewSession) -> None:
-    known = select(chat_sessions.c.key).where(
-        chat_sessions.c.user_key == USER_KEY,
-        chat_sessions.c.source == new_session.source,
-        chat_sessions.c.source_id == new_session.source_id,
-    )
-    if connection.execute(known, {"user_id": user_id}).first() is not None:
-        raise Conflict("source and source_id are on record already: append to that session.")

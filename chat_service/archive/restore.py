@@ -25,7 +25,7 @@ from chat_service.archive.lines import (
     ToolUsageLine,
 )
 from chat_service.events import Event
-from chat_service.sessions import check_ids
+from chat_service.sessions import check_ids, first_of_key, is_on_record
 from chat_service.users import USER_KEY, get_user_key
 from chat_service.work import Work
 from models.errors import Conflict, Invalid
@@ -37,14 +37,6 @@ _FIND = select(
     chat_sessions.c.last_seq,
     chat_sessions.c.user_key == USER_KEY,
 ).where(chat_sessions.c.id == bindparam("session_id"))
-_OF_SOURCE = select(chat_sessions.c.key).where(
-    chat_sessions.c.user_key == USER_KEY,
-    chat_sessions.c.source == bindparam("source"),
-    chat_sessions.c.source_id == bindparam("source_id"),
-)
-_OF_KEY = select(chat_sessions.c.key).where(
-    chat_sessions.c.user_key == USER_KEY, chat_sessions.c.idempotency_key == bindparam("idempotency_key")
-)
 Checked = tuple[ArchiveLine, dict[str, Any]]
 """A line, checked, and the values that it was read from: those are what is stored."""
 
@@ -109,10 +101,8 @@ def _open(
         raise DeletedHere
     if found is not None:
         raise Conflict("a session of the archive cannot be restored under its id.")
-    if line.source is not None:
-        of_source = {"user_id": user_id, "source": line.source, "source_id": line.source_id}
-        if work.connection.execute(_OF_SOURCE, of_source).first() is not None:
-            raise Conflict("the conversation that this session was imported from is on record as another session.")
+    if is_on_record(work.connection, user_id, line.source, line.source_id):
+        raise Conflict("the conversation that this session was imported from is on record as another session.")
     if brings_back:
         tombstones.forget_session(work, SessionId(line.id))
         if line.source is not None and line.source_id is not None:
@@ -123,12 +113,12 @@ def _open(
         parent_key, first = parent.key, line.forked_from.seq
         if first > min(parent.last_seq, alike_to.get(parent.id, first)):
             raise Invalid(f"a fork goes on from entry {first} of a session that is not here as the archive has it.")
-    by_key = {"user_id": user_id, "idempotency_key": line.idempotency_key}
     # A key goes along, unless another session has been made with it here.
-    keyed = line.idempotency_key is not None and work.connection.execute(_OF_KEY, by_key).first() is None
+    key = line.idempotency_key
+    keyed = key is not None and first_of_key(work.connection, user_id, key) is None
     row = line.model_dump(exclude={"type", "forked_from"}) | {
         "user_key": get_user_key(work.connection, user_id),
-        "idempotency_key": line.idempotency_key if keyed else None,
+        "idempotency_key": key if keyed else None,
         "digest": bytes.fromhex(line.digest) if keyed and line.digest is not None else None,
         "last_seq": first,
         "forked_from_key": parent_key,
