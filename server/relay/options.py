@@ -9,6 +9,8 @@ DESCRIPTION = (
     "into the session that is named, else into the active session of this client and folder, else into a new one."
 )
 
+_LONGEST_WAIT = 86_400
+
 
 class Options(NamedTuple):
     """What `record` was asked for; `given` is the words before the command.
@@ -42,8 +44,12 @@ def read_options(words: Sequence[str]) -> Options:
         parser.error("give either the server's command after --, or --url")
     if found.session is not None and found.title is not None:
         parser.error("give --session or --title, not both")
-    if found.wait < 0:
-        parser.error("--wait is a number of seconds, 0 or more")
+    if found.session == "":
+        parser.error("--session is empty: give the id of a session")
+    if found.title is not None and not _is_text(found.title):
+        parser.error("--title is a text of at least 1 character, in UTF-8")
+    if not 0 <= found.wait <= _LONGEST_WAIT:
+        parser.error(f"--wait is a number of seconds, 0 to {_LONGEST_WAIT}")
     return Options(
         session=found.session,
         title=found.title,
@@ -59,6 +65,14 @@ def read_options(words: Sequence[str]) -> Options:
         command=command,
         given=tuple(words[:end]),
     )
+
+
+def _is_text(text: str) -> bool:
+    # What a shell in another encoding hands over is none.
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _parser() -> argparse.ArgumentParser:

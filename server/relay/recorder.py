@@ -146,8 +146,7 @@ class Recorder:
             return
         limit = min(given.max_bytes or settings.record_max_bytes, settings.max_content_bytes)
         self._entries = Entries(self._run, redaction, max(limit, 1_024))
-        workspace = name_of(str(Path.cwd())) or "/"
-        destination = Destination(given.session, given.title, workspace, self._run)
+        destination = Destination(given.session, given.title, name_of(_workspace()) or "/", self._run)
         left, self._left = self._left, None
         self._recording = Recording(settings, destination, left=left, tell=self._tell)
 
@@ -222,3 +221,11 @@ class Recorder:
             return ""
         trying = f", of which {waiting} are tried for {_LAST_SECONDS:.0f} seconds more" if waiting else ""
         return f"{tell_gap(lost, recording.lost_bytes)}{trying}. {recording.reason}".rstrip()
+
+
+def _workspace() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:
+        # It was removed since the client started us there.
+        return "/"

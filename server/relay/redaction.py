@@ -139,6 +139,11 @@ def _checked(name: str, pattern: str) -> str:
         found = re.compile(pattern)
     except (re.error, RecursionError):
         raise Invalid(f"The pattern of the rule {name!r} is no regular expression.") from None
+    try:
+        # It becomes a part of one pattern with the others.
+        re.compile(f"(?:{pattern})")
+    except re.error:
+        raise Invalid(f"The pattern of the rule {name!r} sets flags for every rule: write (?i:…) around it.") from None
     if found.groups or found.match(""):
         raise Invalid(f"The pattern of the rule {name!r} has groups that capture, or matches nothing: write (?:…).")
     return pattern

@@ -114,6 +114,21 @@ async def test_a_call_that_the_client_cancels_is_recorded_as_cancelled(tmp_path:
 # Where it goes
 
 
+async def test_a_folder_that_is_removed_meanwhile_does_not_stop_the_record(tmp_path: Path, database_url: str) -> None:
+    (tmp_path / "folder").mkdir()
+
+    def stay_in_what_is_removed() -> None:
+        os.chdir(tmp_path / "folder")
+        (tmp_path / "folder").rmdir()
+
+    with piped(relayed(*scripted(tmp_path / "log")), database_url, stay_in_what_is_removed) as pipes:
+        call_thrice(pipes)
+        pipes.end_input()
+        assert pipes.wait() == 7
+        assert pipes.errors() == ""
+    assert (await recorded_in(database_url)).outcomes() == THRICE
+
+
 async def test_calls_go_into_the_session_that_is_named(tmp_path: Path, database_url: str) -> None:
     user_id = await make_record(database_url)
     async with Database(database_url) as database:

@@ -99,7 +99,7 @@ def test_rules_of_ones_own_come_on_top() -> None:
     }
 
 
-@pytest.mark.parametrize("pattern", ["x", "x=", "=x", "x=(", "x=(a)", "x=a*"])
+@pytest.mark.parametrize("pattern", ["x", "x=", "=x", "x=(", "x=(a)", "x=a*", "x=(?i)a"])
 def test_a_pattern_that_cannot_be_one_is_refused(pattern: str) -> None:
     with pytest.raises(Invalid):
         read_patterns([pattern])

@@ -182,7 +182,16 @@ def test_the_listing_of_a_server_that_is_not_called_opens_no_database(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "options", [["--sesion", "x", "--", "true"], [], ["--url", "http://x", "--", "true"], ["--wait", "-1", "--", "x"]]
+    "options",
+    [
+        [],
+        ["--sesion", "x", "--", "true"],
+        ["--url", "http://x", "--", "true"],
+        *(["--wait", seconds, "--", "true"] for seconds in ("-1", "nan", "inf", "1e300")),
+        *(["--title", title, "--", "true"] for title in ("", "\udcff")),
+        ["--session", "", "--", "true"],
+    ],
+    ids=repr,
 )
 def test_wrong_options_are_refused_before_anything_starts(options: list[str], database_url: str) -> None:
     command = relayed()[:3] + options
