@@ -8,54 +8,62 @@ repeat the method and the name.
 import asyncio
 import json
 import os
+import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import Any, NoReturn
 
 import httpx2
 
 from models.errors import Invalid
+from server.relay.address import can_be_sent, check_headers, check_url
 from server.relay.messages import ParameterHeaders, as_dict, is_answer, is_message, params_of
 from server.relay.options import Options
+from server.settings import read_settings
 from server.transports.lines import Lines, Oversized, find_id
 
 _MAX_LINE_BYTES = 67_108_864
 _CONNECT_SECONDS = 30.0
+_LAST_LINES_SECONDS = 30.0
 _LAST_ANSWERS_SECONDS = 2.0
 _RECONNECT_SECONDS = 1.0
 _RECONNECTS = 5
+_QUIET_SECONDS = 10.0
 _SESSION, _VERSION, _LAST_EVENT = "mcp-session-id", "mcp-protocol-version", "last-event-id"
 _VERSION_OF_MESSAGE = "io.modelcontextprotocol/protocolVersion"
 _INTERNAL_ERROR = -32603
 
 
 def main(options: Options) -> NoReturn:
-    """Speak HTTP to the address for the client on stdin and stdout, until stdin ends."""
-    from server.settings import read_settings
-
+    """Speak HTTP to the address for the client on stdin and stdout, until stdin ends or a signal ends us."""
     try:
-        headers = read_settings().record_headers
+        url, headers = check_url(str(options.url)), check_headers(read_settings().record_headers)
     except Invalid as error:
         sys.stderr.write(f"mcp-chat-server: {error}\n")
         raise SystemExit(2) from None
-    asyncio.run(_run(str(options.url), headers))
-    os._exit(0)
+    os._exit(asyncio.run(_run(url, headers)))
 
 
-async def _run(url: str, headers: dict[str, str]) -> None:
+async def _run(url: httpx2.URL, headers: dict[str, str]) -> int:
     timeout = httpx2.Timeout(None, connect=_CONNECT_SECONDS)
     limits = httpx2.Limits(max_connections=None)
     async with httpx2.AsyncClient(headers=headers, timeout=timeout, limits=limits) as client:
-        await Bridge(client, url).serve()
+        bridge = Bridge(client, url)
+        with suppress(NotImplementedError):
+            # Where a loop takes no signals, they end us as they do by themselves.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, bridge.stop, number)
+        return await bridge.serve()
 
 
 class Bridge:
     """Passes messages on to one address and its answers back."""
 
-    def __init__(self, client: httpx2.AsyncClient, url: str) -> None:
+    def __init__(self, client: httpx2.AsyncClient, url: httpx2.URL) -> None:
         self._client = client
-        self._url = httpx2.URL(url)
+        self._url = url
         self._session: str | None = None
         self._version: str | None = None
         self._is_stateless = False
@@ -63,23 +71,32 @@ class Bridge:
         self._listening: asyncio.Task[None] | None = None
         self._parameters = ParameterHeaders()
         self._lines: asyncio.Queue[bytes | Oversized | None] = asyncio.Queue()
+        self._ended = asyncio.Event()
+        self._signal = 0
 
-    async def serve(self) -> None:
-        """Pass everything on until stdin ends; then give what is open a moment, and end the session."""
+    def stop(self, number: int) -> None:
+        """End at once, as a signal of this number asks for."""
+        self._signal = number
+        self._ended.set()
+
+    async def serve(self) -> int:
+        """Pass everything on until stdin ends; then give what is open a moment, end the session, and say how we end."""
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._read, args=(loop,), daemon=True, name="stdin").start()
-        while (line := await self._lines.get()) is not None:
-            if isinstance(line, Oversized):
-                self._refuse(find_id(line.head, line.tail), f"The call is larger than {_MAX_LINE_BYTES} bytes.")
-            else:
-                await self._pass_on(line)
-        if self._open:
-            await asyncio.wait(self._open.values(), timeout=_LAST_ANSWERS_SECONDS)
-        for task in (*self._open.values(), *filter(None, [self._listening])):
+        passing = asyncio.create_task(self._pass_all(), name="lines")
+        await self._ended.wait()
+        if not self._signal:
+            # One that the other end leaves unanswered does not keep us; lines behind it give it longer.
+            has_more = self._lines.qsize() > 1
+            await asyncio.wait([passing], timeout=_LAST_LINES_SECONDS if has_more else _LAST_ANSWERS_SECONDS)
+            if self._open:
+                await asyncio.wait(self._open.values(), timeout=_LAST_ANSWERS_SECONDS)
+        for task in (passing, *self._open.values(), *filter(None, [self._listening])):
             task.cancel()
         if self._session is not None:
             with suppress(httpx2.HTTPError):
                 await self._client.delete(self._url, headers=self._headers({}), timeout=_LAST_ANSWERS_SECONDS)
+        return 128 + self._signal if self._signal else 0
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         lines = Lines(_MAX_LINE_BYTES)
@@ -89,6 +106,14 @@ class Bridge:
         for line in lines.end():
             loop.call_soon_threadsafe(self._lines.put_nowait, line)
         loop.call_soon_threadsafe(self._lines.put_nowait, None)
+        loop.call_soon_threadsafe(self._ended.set)
+
+    async def _pass_all(self) -> None:
+        while (line := await self._lines.get()) is not None:
+            if isinstance(line, Oversized):
+                self._refuse(find_id(line.head, line.tail), f"The call is larger than {_MAX_LINE_BYTES} bytes.")
+            else:
+                await self._pass_on(line)
 
     async def _pass_on(self, line: bytes) -> None:
         try:
@@ -99,9 +124,10 @@ class Bridge:
         method, request_id = message.get("method"), message.get("id")
         if method == "notifications/cancelled" and self._is_stateless:
             # There the end of the request is what tells the server.
-            task = self._open.get(params_of(message).get("requestId"))
-            if task is not None:
-                task.cancel()
+            cancelled = params_of(message).get("requestId")
+            # True would be taken for 1.
+            if isinstance(cancelled, (str, int)) and not isinstance(cancelled, bool) and cancelled in self._open:
+                self._open[cancelled].cancel()
             return
         if method is None or request_id is None or method == "initialize" or not isinstance(request_id, (str, int)):
             # In order: what comes after it may need what it brings.
@@ -138,7 +164,9 @@ class Bridge:
             async with self._client.stream("POST", self._url, content=line, headers=headers) as response:
                 if response.status_code in (307, 308) and self._moved(response):
                     continue
-                self._session = response.headers.get(_SESSION) or self._session
+                session = response.headers.get(_SESSION, "")
+                # One that cannot be sent back is none.
+                self._session = session if session and can_be_sent(session) else self._session
                 return await self._take(response, message)
         return False
 
@@ -160,16 +188,15 @@ class Bridge:
     async def _take_events(self, response: httpx2.Response, message: dict[str, Any]) -> bool:
         """Write the messages of a stream; where it breaks off before the answer, take it up again if that can be."""
         last_event, answered = await self._pass_events(response, message)
-        for _ in range(_RECONNECTS):
-            if answered or not last_event:
-                break
+        in_vain = 0
+        while not answered and last_event and in_vain < _RECONNECTS:
             await asyncio.sleep(_RECONNECT_SECONDS)
-            headers = self._headers({}) | {"accept": "text/event-stream", _LAST_EVENT: last_event}
-            async with self._client.stream("GET", self._url, headers=headers) as resumed:
+            async with self._client.stream("GET", self._url, headers=self._listening_headers(last_event)) as resumed:
                 if not resumed.is_success:
                     break
                 newest, answered = await self._pass_events(resumed, message)
-                last_event = newest or last_event
+            in_vain = 0 if newest else in_vain + 1
+            last_event = newest or last_event
         return answered
 
     async def _pass_events(self, response: httpx2.Response, message: dict[str, Any]) -> tuple[str, bool]:
@@ -186,17 +213,22 @@ class Bridge:
 
     async def _listen(self) -> None:
         """Write what the server sends by itself, in the protocols that have a stream for that."""
-        last_event = ""
-        for _ in range(_RECONNECTS):
-            headers = self._headers({}) | {"accept": "text/event-stream"}
-            headers |= {_LAST_EVENT: last_event} if last_event else {}
+        last_event, in_vain = "", 0
+        while in_vain < _RECONNECTS:
+            newest, began = "", time.monotonic()
             with suppress(httpx2.HTTPError):
-                async with self._client.stream("GET", self._url, headers=headers) as response:
-                    if not response.is_success:
+                async with self._client.stream("GET", self._url, headers=self._listening_headers(last_event)) as stream:
+                    if not stream.is_success:
                         return
-                    newest, _answered = await self._pass_events(response, {})
-                    last_event = newest or last_event
+                    newest, _answered = await self._pass_events(stream, {})
+            # Whoever is between us may end a stream on which nothing comes.
+            in_vain = 0 if newest or time.monotonic() - began > _QUIET_SECONDS else in_vain + 1
+            last_event = newest or last_event
             await asyncio.sleep(_RECONNECT_SECONDS)
+
+    def _listening_headers(self, last_event: str) -> httpx2.Headers:
+        headers = self._headers({}) | {"accept": "text/event-stream"}
+        return httpx2.Headers(headers | ({_LAST_EVENT: last_event} if last_event else {}), encoding="utf-8")
 
     def _headers(self, message: dict[str, Any]) -> dict[str, str]:
         headers = {"accept": "application/json, text/event-stream"}
@@ -223,13 +255,19 @@ class Bridge:
         if method in ("initialize", "tools/list"):
             with suppress(ValueError):
                 result = as_dict(as_dict(json.loads(body)).get("result"))
-                self._version = result.get("protocolVersion") or self._version
+                version = result.get("protocolVersion")
+                self._version = version if isinstance(version, str) and can_be_sent(version) else self._version
                 if self._is_stateless:
                     self._parameters.learn(result.get("tools"))
         # Between two tokens a line's end is a space; within a text there is none.
         line = memoryview(body.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n")
-        while line:
-            line = line[os.write(1, line) :]
+        try:
+            while line:
+                line = line[os.write(1, line) :]
+        except OSError:
+            # Nobody reads any more.
+            self._lines.put_nowait(None)
+            self._ended.set()
 
     def _refuse(self, request_id: Any, sentence: str) -> None:
         if request_id is None:
