@@ -23,6 +23,7 @@ from server.relay.messages import ParameterHeaders, as_dict, is_answer, is_messa
 from server.relay.options import Options
 from server.settings import read_settings
 from server.transports.lines import Lines, Oversized, find_id
+from server.transports.patient import write_all
 
 _MAX_LINE_BYTES = 67_108_864
 _CONNECT_SECONDS = 30.0
@@ -260,10 +261,8 @@ class Bridge:
                 if self._is_stateless:
                     self._parameters.learn(result.get("tools"))
         # Between two tokens a line's end is a space; within a text there is none.
-        line = memoryview(body.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n")
         try:
-            while line:
-                line = line[os.write(1, line) :]
+            write_all(1, body.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n")
         except OSError:
             # Nobody reads any more.
             self._lines.put_nowait(None)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from server.relay.copies import Copies, Copy, Kind, gap, missing_from, pack_copy
 from server.relay.notes import Told, read_notes
+from server.transports.patient import write_all
 
 KEPT_BYTES = 32 * 1_048_576
 """So much of what was handed over is kept at most; of more, the oldest would be missing for the next process."""
@@ -99,12 +100,12 @@ class Handover:
         listening.start()
         try:
             for copy in self._from_the_beginning():
-                _write(recorder.stdin, copy)
+                write_all(recorder.stdin, pack_copy(copy))
             while not gone.is_set():
                 taken = self._copies.take()
                 if taken is not None:
                     self._keep(taken)
-                    _write(recorder.stdin, taken)
+                    write_all(recorder.stdin, pack_copy(taken))
         except OSError:
             # It is gone.
             pass
@@ -184,9 +185,3 @@ class Handover:
             left = [Copy(Kind.STATE, 0, 0, self._state)] if self._state else []
             left += [Copy(Kind.NOTE, 0, 0, note) for note in self._notes]
             return [*left, Copy(Kind.BEGIN, 0, 0, b""), *self._kept]
-
-
-def _write(pipe: int, copy: Copy) -> None:
-    view = memoryview(pack_copy(copy))
-    while view:
-        view = view[os.write(pipe, view) :]

@@ -8,6 +8,8 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import BinaryIO, NamedTuple
 
+from server.transports.patient import write_all
+
 _HEAD = struct.Struct("<BQI")
 
 
@@ -36,10 +38,8 @@ class Notebook:
 
     def write(self, told: Told, data: bytes = b"", seen: int = 0) -> None:
         """Write a note; it is out of our hands when this returns."""
-        view = memoryview(_HEAD.pack(told, seen, len(data)) + data)
         with self._lock, suppress(OSError):
-            while view:
-                view = view[os.write(self._pipe, view) :]
+            write_all(self._pipe, _HEAD.pack(told, seen, len(data)) + data)
 
     def close(self) -> None:
         """Let go of the pipe."""

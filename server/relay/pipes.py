@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from server.transports import patient
+
 _CHUNK = 65_536
 _QUIET_SECONDS = 0.3
 
@@ -51,7 +53,7 @@ class Direction:
     def _read(self) -> bytes:
         self._waits = True
         try:
-            return os.read(self._source, _CHUNK)
+            return patient.read(self._source, _CHUNK)
         except OSError:
             return b""
         finally:
@@ -74,9 +76,7 @@ def _let_go(descriptor: int) -> None:
 
 def _write(target: int, chunk: bytes) -> bool:
     try:
-        written = os.write(target, chunk)
-        while written < len(chunk):
-            written += os.write(target, memoryview(chunk)[written:])
+        patient.write_all(target, chunk)
     except OSError:
         return False
     return True

@@ -41,10 +41,6 @@ def main(words: Sequence[str]) -> NoReturn:
 
 def relay(options: Options) -> NoReturn:
     """Stand between the client on our stdin and stdout and the server that we start."""
-    with suppress(OSError):
-        for descriptor in (0, 1):
-            # A client may hand over pipes that do not block; the threads that use them may.
-            os.set_blocking(descriptor, True)
     command = list(options.command) or ourselves("--bridge", *options.given)
     server = _start_server(command)
     _pass_signals_on(server.process)

@@ -1,9 +1,9 @@
 """Descriptors, read and written without ever holding up the event loop.
 
-stdin and stdout are shared with other processes, so they cannot be made non-blocking. A socket, which Node gives its
-children, is asked not to wait in each call. A pipe is opened once more, where the system has a name for it (Linux):
+stdin and stdout are shared with other processes, so whether they block is not ours to set. A socket, which Node gives
+its children, is asked not to wait in each call. A pipe is opened once more, where the system has a name for it (Linux):
 that end is ours alone, and may be non-blocking. For all else (files, terminals, pipes elsewhere) a thread waits in
-place of the loop, which costs two hops each time.
+place of the loop (`patient.py`), which costs two hops each time.
 """
 
 import asyncio
@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
+
+from server.transports import patient
 
 Ready = Callable[[], object]
 
@@ -114,12 +116,6 @@ def _opened_anew(descriptor: int, flags: int) -> int | None:
         return None
 
 
-def _let_wait(descriptor: int) -> None:
-    # A parent may hand over what does not block, and a thread is there to wait.
-    if hasattr(os, "set_blocking"):
-        os.set_blocking(descriptor, True)
-
-
 class _WatchedIn:
     def __init__(
         self,
@@ -202,7 +198,6 @@ class _Thread:
 class _ThreadedIn:
     def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
         self._loop, self._descriptor = loop, descriptor
-        _let_wait(descriptor)
         self._chunk: bytes | None = None
         self._ready: Ready | None = None
         self._thread = _Thread(loop, self._read_some, self._came)
@@ -233,7 +228,7 @@ class _ThreadedIn:
 
     def _read_some(self, _: None) -> bytes:
         try:
-            return os.read(self._descriptor, _CHUNK)
+            return patient.read(self._descriptor, _CHUNK)
         except OSError:
             return b""
 
@@ -241,7 +236,6 @@ class _ThreadedIn:
 class _ThreadedOut:
     def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
         self._descriptor = descriptor
-        _let_wait(descriptor)
         self._written = 0
         self._error: OSError | None = None
         self._ready: Ready | None = None
@@ -273,10 +267,8 @@ class _ThreadedOut:
             self._ready()
 
     def _write_all(self, data: bytes | memoryview) -> int | OSError:
-        view = memoryview(data)
         try:
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            patient.write_all(self._descriptor, data)
         except OSError as error:
             return error
         return len(data)

@@ -166,9 +166,12 @@ def test_a_named_pipe_whose_writer_has_gone_before_it_is_read_ends_the_server(
     assert {json.loads(line)["id"] for line in answers.splitlines()} == set(range(len(CALLS)))
 
 
-def test_a_terminal_will_do(database_url: str) -> None:
+@pytest.mark.parametrize("blocks", [True, False], ids=["blocks", "does not block"])
+def test_a_terminal_will_do_and_stays_as_it_is(database_url: str, blocks: bool) -> None:
     ours, theirs = os.openpty()
     tty.setraw(theirs)
+    # Whoever else has the terminal open shares this with the server, for as long as it lives and after.
+    os.set_blocking(theirs, blocks)
     process = start(database_url, theirs, theirs)
     try:
         os.write(ours, frame_of(CALLS[0]))
@@ -176,8 +179,10 @@ def test_a_terminal_will_do(database_url: str) -> None:
         while not answer.endswith(b"\n"):
             answer += os.read(ours, 65_536)
         assert json.loads(answer)["id"] == 0
+        assert os.get_blocking(theirs) is blocks
         process.terminate()
         assert process.wait(WAIT_SECONDS) == 0
+        assert os.get_blocking(theirs) is blocks
     finally:
         process.kill()
         process.wait()

@@ -306,6 +306,8 @@ async def test_a_thread_waits_where_a_parent_has_made_it_non_blocking(tmp_path: 
         await writing
         wire.close()
         out.close()
+        assert not os.get_blocking(ends.write_end)
+        assert not os.get_blocking(ends.read_end)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])

@@ -1,5 +1,6 @@
 """The traffic: byte for byte the same with and without the relay, and ends, exit codes and signals pass through."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.relay.pipes import Direction
-from tests.server.relay.support import HELLO, Pipes, piped, relayed, scripted
+from tests.server.relay.support import HELLO, Pipes, call, piped, relayed, scripted
+from tests.server.support import WAIT_SECONDS, environment_of
 
 CHUNKS = st.lists(
     st.binary(max_size=200)
@@ -88,6 +90,26 @@ def test_a_copy_is_taken_of_every_byte_before_it_goes_on(chunks: list[bytes]) ->
     direction.finish()
     os.close(out)
     assert passed == b"".join(seen) == b"".join(chunks)
+
+
+def test_what_does_not_block_is_waited_for_and_stays_as_it_is(tmp_path: Path, database_url: str) -> None:
+    (their_in, our_out), (our_in, their_out) = os.pipe(), os.pipe()
+    theirs = their_in, their_out
+    for descriptor in theirs:
+        os.set_blocking(descriptor, False)
+    command, environment = relayed(*scripted(tmp_path / "log")), environment_of(database_url)
+    process = subprocess.Popen(command, stdin=their_in, stdout=their_out, env=environment)
+    with process, os.fdopen(our_out, "wb") as to_relay, os.fdopen(our_in, "rb") as from_relay:
+        for number in range(2):
+            to_relay.write(json.dumps(call(number, "echo", long="x" * 300_000)).encode() + b"\n")
+            to_relay.flush()
+            assert json.loads(from_relay.readline())["id"] == number
+        assert not any(map(os.get_blocking, theirs))
+        to_relay.close()
+        assert process.wait(WAIT_SECONDS) == 7
+        assert not any(map(os.get_blocking, theirs))
+        for descriptor in theirs:
+            os.close(descriptor)
 
 
 @pytest.mark.parametrize(
