@@ -5,12 +5,34 @@ it lives in first on the path before it imports anything of ours, so that theirs
 """
 
 import gc
+import os
 import sys
 from pathlib import Path
 
 
 def main() -> None:
     """Serve over stdio where there are no arguments, relay for `record`, else run the command line."""
+    _open_what_is_closed()
+    try:
+        _run()
+    except KeyboardInterrupt:
+        # Before anything was begun that would have heard it.
+        raise SystemExit(130) from None
+
+
+def _open_what_is_closed() -> None:
+    # The next file that is opened would else take the number of a standard stream that is closed.
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, number)
+            os.set_inheritable(number, True)
+            if nothing != number:
+                os.close(nothing)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
+
+
+def _run() -> None:
     home = str(Path(__file__).resolve().parent)
     if sys.path[0] != home:
         sys.path.insert(0, home)

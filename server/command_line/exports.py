@@ -115,8 +115,10 @@ async def _write(output: Path, pieces: AsyncIterator[str]) -> None:
         with os.fdopen(number, "w", encoding="utf-8", newline="\n") as file:
             async for piece in pieces:
                 file.write(piece)
-    except BaseException:
+    except BaseException as error:
         _remove(output)
+        if isinstance(error, OSError):
+            raise Invalid(f"{output} cannot be written ({error.strerror}): make room, or name another file.") from None
         raise
 
 

@@ -1,5 +1,6 @@
 """Text files of other programs: read, and replaced whole with what they were kept beside them."""
 
+import os
 import shutil
 import tempfile
 from itertools import count
@@ -23,13 +24,22 @@ def replace_text(path: Path, text: str) -> Path:
     target = path.resolve()
     try:
         kept = _copy(target)
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, encoding="utf-8", newline="", delete=False) as new:
-            new.write(text)
-        shutil.copymode(target, new.name)
-        Path(new.name).replace(target)
+        _write(target, text)
     except OSError as error:
         raise Invalid(f"{path} cannot be written: {error.strerror}.") from None
     return kept
+
+
+def _write(target: Path, text: str) -> None:
+    number, name = tempfile.mkstemp(dir=target.parent)
+    try:
+        with os.fdopen(number, "w", encoding="utf-8", newline="") as new:
+            new.write(text)
+        shutil.copymode(target, name)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink()
+        raise
 
 
 def _copy(target: Path) -> Path:
@@ -40,6 +50,10 @@ def _copy(target: Path) -> Path:
                 pass
         except FileExistsError:
             continue
-        shutil.copy2(target, kept)
+        try:
+            shutil.copy2(target, kept)
+        except BaseException:
+            kept.unlink()
+            raise
         return kept
     raise AssertionError("count has no end")

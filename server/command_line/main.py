@@ -5,9 +5,7 @@ from io import TextIOWrapper
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
-from models.errors import ChatError
 from server.command_line import (
     audit,
     chat,
@@ -23,19 +21,7 @@ from server.command_line import (
     usage,
     users,
 )
-from server.command_line.terminal import complain
-from server.errors import explain_arguments
-
-_COMMANDS = {
-    "start_session or list_sessions gave": "`mcp-chat-server sessions` lists",
-    "list_sessions shows": "`mcp-chat-server sessions` lists",
-    "list_sessions gives it": "`mcp-chat-server sessions` lists it",
-    "call again with the same idempotency_key to go on": "`mcp-chat-server chat --session` goes on there, and the same "
-    "--idempotency-key with this question, if it had one",
-    "call again with the same idempotency_key in a moment": "ask again with the same --idempotency-key in a moment",
-    "set its status to active with update_session": "open it with `mcp-chat-server sessions reopen`",
-}
-"""What the service says for those who have tools, and what it is for those who have commands."""
+from server.command_line.ending import ending_as_it_should
 
 
 def build() -> typer.Typer:
@@ -83,22 +69,10 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 def main() -> None:
-    """Run the command that the arguments name; a refusal is one sentence on stderr and exit code 1."""
+    """Run the command that the arguments name."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character shows another in its place.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
-    try:
+    with ending_as_it_should():
         build()()
-    except ChatError as error:
-        complain(_with_commands(str(error)))
-        raise SystemExit(1) from None
-    except ValidationError as error:
-        complain(explain_arguments(error))
-        raise SystemExit(1) from None
-
-
-def _with_commands(refusal: str) -> str:
-    for tools, commands in _COMMANDS.items():
-        refusal = refusal.replace(tools, commands)
-    return refusal

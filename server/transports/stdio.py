@@ -33,7 +33,7 @@ def main() -> None:
         sys.stderr.write(f"mcp-chat-server: {error}\n")
         raise SystemExit(2) from None
     set_up_logging(settings.log_level)
-    if sys.stdin is not None and sys.stdin.isatty():
+    if sys.stdin.isatty():
         sys.stderr.write("mcp-chat-server waits for an MCP client on stdin; `mcp-chat-server --help` shows the rest.\n")
     wire_in, wire_out = take_over_standard_streams()
     asyncio.run(_serve_and_leave(settings, wire_in, wire_out))
@@ -44,11 +44,8 @@ def take_over_standard_streams() -> tuple[int, int]:
     wire_in, wire_out = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
-    try:
-        os.dup2(2, 1)
-    except OSError:
-        os.dup2(nothing, 1)
     os.close(nothing)
+    os.dup2(2, 1)
     return wire_in, wire_out
 
 
