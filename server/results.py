@@ -20,6 +20,8 @@ MAX_CHARACTERS = 20_000
 _SHORTEST_PREVIEW = 8
 _PLAIN = re.compile(r"[\w:.+-]+")
 """Text that stands alone: letters, digits and what names and times have between them."""
+_LINE_ENDS = "\x85\u2028\u2029"
+_ESCAPED = {ord(each): f"\\u{ord(each):04x}" for each in _LINE_ENDS}
 
 Shape = TypeVar("Shape")
 
@@ -108,8 +110,15 @@ def to_value(value: Any) -> str:
     """Write one value: text in quotes where it would not stand alone."""
     if isinstance(value, str):
         return value if _PLAIN.fullmatch(value) else _quoted(value)
-    return str(value) if type(value) is int else to_json(value)
+    return str(value) if type(value) is int else on_one_line(to_json(value))
+
+
+def on_one_line(written: str) -> str:
+    """Return JSON with those line ends escaped that JSON leaves as they are."""
+    if written.isascii() or not any(each in written for each in _LINE_ENDS):
+        return written
+    return written.translate(_ESCAPED)
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return on_one_line(json.dumps(text, ensure_ascii=False))

@@ -20,7 +20,7 @@ from models.shapes import (
 )
 from models.text import to_json
 from server.record import Caller
-from server.results import Reply, Shown, json_length, reply, take_fitting, to_line, to_value, without_nulls
+from server.results import Reply, Shown, json_length, on_one_line, reply, take_fitting, to_line, to_value, without_nulls
 from server.tools.arguments import SessionIdArgument
 
 _PIECE = 16_000
@@ -229,7 +229,7 @@ def _show_detailed(entry: dict[str, Any], longest: int = _LONGEST_DETAIL) -> Sho
     if len(text) > longest:
         fields = _cut(fields, longest)
         text = to_json(fields)
-    return Shown(fields, text, len(text))
+    return Shown(fields, on_one_line(text), len(text))
 
 
 def _concise_usage(entry: ToolUsagePreviewDict) -> dict[str, Any]:
@@ -262,12 +262,13 @@ def _line_of(entry: dict[str, Any]) -> str:
     """Write an entry as text, indented so that no line of it can pass for the beginning of another."""
     seq = entry["seq"]
     if "role" in entry:
-        parts = f" {entry['parts']}" if "parts" in entry else ""
+        parts = f" {on_one_line(entry['parts'])}" if "parts" in entry else ""
         return f"[{seq}] {entry['role']}: {_indented(entry['content'])}{parts}{_marks(entry, _SAID)}"
     rest = {name: value for name, value in entry.items() if name != "seq"}
-    tool_name, arguments, status = to_value(rest.pop("tool_name")), rest.pop("arguments"), rest.pop("status")
-    result = rest.pop("result", None)
-    return f"[{seq}] tool {tool_name} {arguments} {status}{'' if result is None else f': {result}'}{_marks(rest)}"
+    tool_name, arguments = to_value(rest.pop("tool_name")), on_one_line(rest.pop("arguments"))
+    status, result = rest.pop("status"), rest.pop("result", None)
+    shown = "" if result is None else f": {on_one_line(result)}"
+    return f"[{seq}] tool {tool_name} {arguments} {status}{shown}{_marks(rest)}"
 
 
 def _indented(text: str) -> str:

@@ -330,11 +330,11 @@ async def test_odd_beginnings_complete_to_nothing(tools: Tools) -> None:
 
 
 async def test_a_beginning_that_cannot_be_text_is_the_fault_of_the_caller(tools: Tools) -> None:
-    for value in ("\0", "x" * 100_000):
-        try:
-            assert await completions(tools, value) == []
-        except MCPError as error:
-            assert error.error.code == types.INVALID_PARAMS, error.error  # noqa: PT017
+    for value, reason in (("\0", "holds a NUL character"), ("x" * 100_000, "is longer than")):
+        with pytest.raises(MCPError) as caught:
+            await completions(tools, value)
+        assert caught.value.error.code == types.INVALID_PARAMS
+        assert reason in caught.value.error.message
 
 
 async def filled_session(tools: Tools) -> str:
