@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 from models.shapes import MessageDict, SessionDict, ToolUsageDict
 from models.text import to_json
-from server.command_line.terminal import Growing, printable
+from server.command_line.terminal import Growing, in_one_line, printable
 
 _LONGEST_LINE = 100
 _CUT = 1_000
@@ -95,7 +95,7 @@ def _named(usage: ToolUsageDict) -> str:
 
 
 def _line(text: str) -> str:
-    flat = " ".join(printable(text).split())
+    flat = in_one_line(text)
     return flat if len(flat) <= _LONGEST_LINE else flat[:_LONGEST_LINE] + "…"
 
 

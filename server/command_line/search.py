@@ -8,7 +8,7 @@ import typer
 from models.shapes import SearchHitDict, SearchPageDict
 from server.command_line.local import as_local_user
 from server.command_line.sessions import AsJson
-from server.command_line.terminal import complain, say, say_json
+from server.command_line.terminal import complain, in_one_line, say, say_json
 from server.record import Caller
 
 
@@ -45,10 +45,6 @@ def search(
 
 def _print_hit(hit: SearchHitDict) -> None:
     when = datetime.fromisoformat(hit["said_at"] or hit["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
-    who = _line(hit["role"] or f"tool {hit['tool_name']}")
-    say(f"{when}  {hit['session_id']} [{hit['seq']}] {who}  {_line(hit['session_title'] or 'Untitled')}")
-    say(f"    {_line(hit['snippet'])}\n")
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
+    who = in_one_line(hit["role"] or f"tool {hit['tool_name']}")
+    say(f"{when}  {hit['session_id']} [{hit['seq']}] {who}  {in_one_line(hit['session_title'] or 'Untitled')}")
+    say(f"    {in_one_line(hit['snippet'])}\n")

@@ -8,7 +8,7 @@ from models.ids import SessionId
 from models.inputs import SessionChanges
 from models.shapes import DeletedDict, SessionDict
 from server.command_line.local import as_local_user
-from server.command_line.terminal import complain, printable, say
+from server.command_line.terminal import complain, in_one_line, say
 from server.record import Caller
 
 NOT_OVERWRITTEN = (
@@ -70,8 +70,8 @@ def delete(
 
     if not yes:
         session = as_local_user(found)
-        what = f"“{session['title'] or 'Untitled'}” with its {session['last_seq']} entries"
-        typer.confirm(printable(f"Delete {what}, for good?"), abort=True)
+        what = f"“{in_one_line(session['title'] or 'Untitled')}” with its {session['last_seq']} entries"
+        typer.confirm(f"Delete {what}, for good?", abort=True)
 
     async def deleted(caller: Caller) -> DeletedDict:
         receipt = await caller.service.delete_session(caller.user_id, SessionId(session_id), with_forks=with_forks)
@@ -96,4 +96,5 @@ def _change(session_id: str, changes: SessionChanges) -> None:
 
 
 def _print(session: SessionDict) -> None:
-    say(f"{session['id']} {session['status']}, {session['last_seq']} entries: {session['title'] or 'Untitled'}")
+    title = in_one_line(session["title"] or "Untitled")
+    say(f"{session['id']} {session['status']}, {session['last_seq']} entries: {title}")

@@ -15,7 +15,7 @@ from models.shapes import HistoryDict, SessionDict, SessionPageDict
 from models.text import to_json
 from server.command_line import session_changes
 from server.command_line.local import as_local_user
-from server.command_line.terminal import printable, say, say_json
+from server.command_line.terminal import in_one_line, printable, say, say_json
 from server.export.reading import Entry, heading_of, outcome_of, parts_of, time_of
 from server.record import Caller
 
@@ -89,7 +89,8 @@ def show(
         async for window in _windows(caller, SessionId(session_id), start, follow=follow):
             if is_first and not as_json:
                 session = window["session"]
-                say(f"{session['title'] or 'Untitled'} ({session['status']}, {session['last_seq']} entries)")
+                title = in_one_line(session["title"] or "Untitled")
+                say(f"{title} ({session['status']}, {session['last_seq']} entries)")
             is_first = False
             for entry in window["entries"]:
                 if as_json:
@@ -167,7 +168,7 @@ def _print_table(sessions: list[SessionDict]) -> None:
         last = session["last_append_at"]
         when = "" if last is None else _local_time(last)
         facts = _FACTS.format(session["id"], session["status"], session["last_seq"], when)
-        title = " ".join(printable(session["title"] or "").split())
+        title = in_one_line(session["title"] or "")
         longest = room if is_beside else console.width - len(_INDENT)
         if cell_len(title) > longest:
             title = set_cell_size(title, longest - 1).rstrip() + "…"

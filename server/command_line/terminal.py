@@ -34,6 +34,11 @@ def printable(text: str) -> str:
     return _UNSEEN.sub("", _ESCAPE.sub("", text.replace("\r\n", "\n")))
 
 
+def in_one_line(text: str) -> str:
+    """Return the same on one line."""
+    return " ".join(printable(text).split())
+
+
 def say(text: str) -> None:
     """Print a line of text that may be stored text."""
     sys.stdout.write(printable(text) + "\n")

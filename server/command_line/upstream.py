@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from server.command_line.terminal import say
+from server.command_line.terminal import in_one_line, say
 from server.settings import PREFIX, Settings, read_settings
 
 _HOW = f"""\
@@ -45,14 +45,12 @@ async def _show(settings: Settings) -> bool:
     upstreams = Upstreams(settings)
     are_well = True
     try:
-        for name in upstreams.servers():
-            try:
-                tools = await upstreams.list_tools(name)
-            except NotReached as error:
+        for name, given in (await upstreams.list_tools(list(upstreams.servers()))).items():
+            if isinstance(given, NotReached):
                 are_well = False
-                say(f"{name}: {error}")
-                continue
-            say(f"{name}: {', '.join(tool.name for tool in tools) or 'no tools'}")
+                say(f"{name}: {in_one_line(str(given))}")
+            else:
+                say(f"{name}: {in_one_line(', '.join(tool.name for tool in given)) or 'no tools'}")
     finally:
         await upstreams.close()
     return are_well

@@ -12,7 +12,7 @@ from models.inputs import TimeRange
 from models.shapes import TokenSummaryDict, TokenTotalDict, ToolSummaryDict, ToolTotalDict
 from server.command_line.local import as_local_user
 from server.command_line.sessions import AsJson
-from server.command_line.terminal import printable, say, say_json
+from server.command_line.terminal import in_one_line, say, say_json
 from server.record import Caller
 
 _PIPED_WIDTH = 1_000
@@ -120,7 +120,7 @@ def _tool_row(total: ToolTotalDict) -> Row:
 
 def _name(text: str) -> str:
     """Return stored text as it may stand in one line of a terminal."""
-    line = " ".join(printable(text).split())
+    line = in_one_line(text)
     return line if len(line) <= _NAME_WIDTH else f"{line[: _NAME_WIDTH - 1]}…"
 
 

@@ -28,12 +28,8 @@ async def offered_to_model(upstreams: Upstreams | None) -> dict[str, OfferedTool
     """Return the tools by name; a server that cannot be reached offers none, and stands in nobody's way."""
     if upstreams is None:
         return {}
-    tools: list[tuple[str, Any]] = []
-    for server in sorted(upstreams.servers()):
-        try:
-            tools += [(server, tool) for tool in await upstreams.list_tools(server)]
-        except NotReached:
-            continue
+    listed = await upstreams.list_tools(sorted(upstreams.servers()))
+    tools = [(server, tool) for server, given in listed.items() if not isinstance(given, NotReached) for tool in given]
     own_names = [tool.name for _, tool in tools]
     offered: dict[str, OfferedTool] = {}
     for server, tool in tools:

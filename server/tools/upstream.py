@@ -78,12 +78,12 @@ async def list_server_tools(
     upstreams = _upstreams(caller)
     states: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
-    for name in sorted(upstreams.servers()) if server is None else [server]:
-        try:
-            tools = [each for each in await upstreams.list_tools(name) if tool is None or each.name == tool]
-        except NotReached as error:
-            states.append({"server": name, "error": storable_text(str(error))[:_LONGEST_ERROR]})
+    listed = await upstreams.list_tools(sorted(upstreams.servers()) if server is None else [server])
+    for name, given in listed.items():
+        if isinstance(given, NotReached):
+            states.append({"server": name, "error": storable_text(str(given))[:_LONGEST_ERROR]})
             continue
+        tools = [each for each in given if tool is None or each.name == tool]
         states.append({"server": name, "tools": len(tools)})
         found += [
             {

@@ -6,6 +6,7 @@ says so. A call that is cancelled is recorded by a task of its own, since its ca
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -75,9 +76,12 @@ class Upstreams:
             self._servers = read_configuration(self.settings.upstream_file)
         return self._servers
 
-    async def list_tools(self, server: str) -> "list[types.Tool]":
-        """Return the tools of a server that may be called; raises NotFound and NotReached."""
-        return await self._connection(server).list_tools()
+    async def list_tools(self, servers: Sequence[str]) -> "dict[str, list[types.Tool] | NotReached]":
+        """Return the tools of each server that may be called, or why it was not reached; raises NotFound."""
+        connections = [self._connection(name) for name in servers]
+        # At once: one that does not answer holds up the others no longer than itself.
+        listed = await asyncio.gather(*map(_tools_of, connections))
+        return dict(zip(servers, listed, strict=True))
 
     async def session_for(self, caller: "Caller", session_id: str | None) -> SessionId:
         """Return the session that calls are recorded in: the one that is named, else the active one, else a new one."""
@@ -198,6 +202,13 @@ class Upstreams:
         self._recording.discard(recording)
         if not recording.cancelled():
             recording.exception()
+
+
+async def _tools_of(connection: Connection) -> "list[types.Tool] | NotReached":
+    try:
+        return await connection.list_tools()
+    except NotReached as error:
+        return error
 
 
 async def _record(caller: "Caller", session_id: SessionId, usage: NewToolUsage) -> "ToolUsageDict":

@@ -252,6 +252,17 @@ def test_stored_text_cannot_steer_the_terminal(environment: dict[str, str], data
         assert "\x1b" not in printed
 
 
+def test_a_title_is_one_line_whatever_it_holds(environment: dict[str, str], database_url: str) -> None:
+    session_id = record_of(database_url, "said", title="title\n9 user\n    forged")
+    for arguments, lines in (
+        (("show", session_id), 8),
+        (("sessions",), 2),
+        (("search", "said"), 3),
+        (("sessions", "archive", session_id), 1),
+    ):
+        assert len(run(environment, *arguments).splitlines()) == lines
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +18,17 @@ from models.database import Database
 from models.ids import UserId
 from models.inputs import NewUser
 from server.results import MAX_CHARACTERS
-from tests.server.support import Tools, frame_of, size_of, started, text_of, tool_call, tools_of
+from tests.server.support import (
+    COMMAND,
+    Tools,
+    environment_of,
+    frame_of,
+    size_of,
+    started,
+    text_of,
+    tool_call,
+    tools_of,
+)
 from tests.server.upstream.support import (
     KEY,
     notes,
@@ -28,6 +40,8 @@ from tests.server.upstream.support import (
 )
 
 pytestmark = pytest.mark.anyio
+
+ODD = Path(__file__).with_name("odd_server.py")
 
 
 @asynccontextmanager
@@ -319,6 +333,39 @@ async def test_a_server_that_cannot_be_started_stands_in_nobodys_way(database_ur
         assert failed.structured_content is not None
         assert failed.structured_content["status"] == "error"
         assert "not called" in failed.structured_content["error"]
+
+
+@pytest.mark.parametrize("how", ["wrongly", "never", "otherwise"])
+async def test_a_server_that_lists_its_tools_as_none_should_is_called_and_stands_in_nobodys_way(
+    database_url: str, tmp_path: Path, how: str
+) -> None:
+    odd = {"command": sys.executable, "args": ["-S", str(ODD), how], "timeout": 2}
+    path = write_configuration(tmp_path, odd=odd, other=odd, helper=over_stdio(tmp_path, tools=["add"]))
+    async with tools_of(database_url, upstream_file=path) as tools:
+        # What a tool gave is told, whatever its server lists.
+        called = await tools.answer("call_tool", server="odd", tool="do", arguments={})
+        assert called["status"] == "success"
+        assert called["result"]["structuredContent"] == {"x": "no integer"}
+        listed = await tools.answer("list_server_tools")
+        assert {each["server"]: each.get("tools", "none") for each in listed["servers"]} == {
+            "odd": 2 if how == "otherwise" else "none",
+            "other": 2 if how == "otherwise" else "none",
+            "helper": 1,
+        }
+
+
+def test_each_server_is_shown_on_a_line_of_its_own(database_url: str, tmp_path: Path) -> None:
+    odd = {how: {"command": sys.executable, "args": ["-S", str(ODD), how]} for how in ("wrongly", "otherwise")}
+    path = write_configuration(tmp_path, **odd, helper=over_stdio(tmp_path, tools=["add"]))
+    shown = subprocess.run(
+        [sys.executable, str(COMMAND), "upstream"],
+        env=environment_of(database_url, {"MCP_CHAT_UPSTREAM_FILE": str(path)}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown.returncode == 1
+    assert [line.partition(":")[0] for line in shown.stdout.splitlines()] == ["wrongly", "otherwise", "helper"]
 
 
 async def test_without_a_configuration_the_tools_are_not_there(database_url: str) -> None:
