@@ -61,6 +61,7 @@ class Handover:
         self._missing = [0, 0]
         self._is_told = False
         self._is_finished = False
+        self._is_all_given = False
         self._thread = threading.Thread(target=self._run, daemon=True, name="handover")
         self._thread.start()
 
@@ -69,11 +70,16 @@ class Handover:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
+    @property
+    def is_all_given(self) -> bool:
+        """Tell whether the present process has been given all that there is, whatever it has done with it."""
+        return self._is_all_given
+
     def _run(self) -> None:
         ended = 0
         while True:
             began = time.monotonic()
-            self._is_told = False
+            self._is_told = self._is_all_given = False
             reason = self._hand_over()
             if self._is_finished:
                 return
@@ -100,12 +106,12 @@ class Handover:
         listening.start()
         try:
             for copy in self._from_the_beginning():
-                write_all(recorder.stdin, pack_copy(copy))
+                self._give(recorder, copy)
             while not gone.is_set():
                 taken = self._copies.take()
                 if taken is not None:
                     self._keep(taken)
-                    write_all(recorder.stdin, pack_copy(taken))
+                    self._give(recorder, taken)
         except OSError:
             # It is gone.
             pass
@@ -121,6 +127,10 @@ class Handover:
             code = recorder.process.wait()
         how = f"signal {-code}" if code < 0 else f"code {code}"
         return f"the process that records ended with {how}"
+
+    def _give(self, recorder: Started, copy: Copy) -> None:
+        write_all(recorder.stdin, pack_copy(copy))
+        self._is_all_given = copy.kind is Kind.END
 
     def _listen(self, pipe: int, gone: threading.Event) -> None:
         with os.fdopen(pipe, "rb") as notes:

@@ -149,7 +149,10 @@ def _is_in_terminal() -> bool:
 def _finish_record(handover: Handover, copies: Copies, wait: float) -> None:
     # It is finished when it has said what is missing, and goes on without us.
     if not handover.finish(wait + _LAST_WORDS_SECONDS):
-        _say("the record is not finished yet and is left to be finished; --wait gives it more time")
+        if handover.is_all_given:
+            _say("the record is not finished yet and is left to be finished; --wait gives it more time")
+        else:
+            _say("the record is not finished, and the last tool calls are missing in it; --wait gives it more time")
     elif copies.is_given_up:
         seen, lost = copies.calls_seen, copies.calls_left_out
         _say(f"recording ended early: of {seen + lost} tool calls that passed, {lost} or more are not recorded")

@@ -72,6 +72,23 @@ async def test_every_call_is_recorded_once_and_in_order_however_often_the_record
 
 
 @linux
+def test_what_never_reached_the_process_that_records_is_said_to_be_missing(tmp_path: Path, database_url: str) -> None:
+    with piped(relayed(*scripted(tmp_path / "log"), options=("--wait", "0")), database_url) as pipes:
+        pipes.send(HELLO)
+        assert pipes.answer()["id"] == 0
+        recorder = recorder_of(pipes)
+        os.kill(recorder, signal.SIGSTOP)
+        try:
+            # More than a pipe holds.
+            assert "result" in pipes.call(1, "echo", long="x" * 100_000)
+            pipes.end_input()
+            assert pipes.wait() == 7
+        finally:
+            os.kill(recorder, signal.SIGKILL)
+        assert "and the last tool calls are missing in it" in pipes.errors()
+
+
+@linux
 async def test_a_call_that_is_open_when_the_recorder_is_killed_gets_its_answer(
     tmp_path: Path, database_url: str
 ) -> None:
