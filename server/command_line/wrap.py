@@ -93,6 +93,14 @@ def _wrapped(entry: dict[str, Any], command: Sequence[str], settings: Mapping[st
 
 
 def _unwrapped(entry: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    try:
+        return _as_before(entry, words)
+    except (ValueError, IndexError):
+        # Somebody has written it otherwise: it stays as it is.
+        return entry
+
+
+def _as_before(entry: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
     rest = {name: value for name, value in entry.items() if name not in ("command", "args", "env")}
     env = {name: value for name, value in (entry.get("env") or {}).items() if not name.startswith(PREFIX)}
     if "--" in words:

@@ -61,6 +61,17 @@ def test_wrapping_twice_changes_nothing_more_and_unwrapping_restores(
     assert unwrap(document) == document
 
 
+@pytest.mark.parametrize(
+    "words",
+    [[], ["--"], ["--url"], ["--url=http://localhost/"], ["--title", "x"], ["--url", "http://localhost/"]],
+    ids=str,
+)
+def test_what_somebody_has_written_otherwise_is_not_unwrapped(words: list[str]) -> None:
+    entry = {"command": "mcp-chat-server", "args": ["record", *words], "env": {"MCP_CHAT_RECORD_HEADERS": "{"}}
+    document = {"mcpServers": {"odd": entry}}
+    assert unwrap(document) == document
+
+
 def test_our_own_server_is_not_wrapped() -> None:
     document = {
         "mcpServers": {
