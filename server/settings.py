@@ -1,12 +1,13 @@
 """The settings: each declared once, with its environment variable, its default and its help."""
 
 import getpass
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.errors import Invalid
 from models.inputs import Name
@@ -33,6 +34,18 @@ def default_user() -> str:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):
         return "local"
+
+
+def _from_json(value: Any) -> Any:
+    # Done here, since what the library raises where it is none names no setting.
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        raise ValueError('is not JSON: write it like ["text"] or {"name": "text"}') from None
+
+
+_Texts = Annotated[list[str], NoDecode, BeforeValidator(_from_json)]
+_TextsByName = Annotated[dict[str, str], NoDecode, BeforeValidator(_from_json)]
 
 
 class Settings(BaseSettings):
@@ -68,13 +81,13 @@ class Settings(BaseSettings):
         le=4_194_304,
         description="How much `record` keeps of the arguments, and of the result, of a tool call.",
     )
-    record_redact_fields: list[str] = Field(
+    record_redact_fields: _Texts = Field(
         default=[], description="Names of fields whose values `record` removes, besides its own: a JSON array."
     )
-    record_redact_patterns: dict[str, str] = Field(
+    record_redact_patterns: _TextsByName = Field(
         default={}, description="What else `record` removes: a JSON object of regular expressions by name."
     )
-    record_headers: dict[str, str] = Field(
+    record_headers: _TextsByName = Field(
         default={}, description="Headers that `record --url` sends to the server: a JSON object."
     )
     upstream_file: Path | None = Field(
@@ -86,7 +99,7 @@ class Settings(BaseSettings):
     model_url: str | None = Field(
         default=None, description="Another address of the model's provider, for anything OpenAI-compatible."
     )
-    other_models: list[str] = Field(default=[], description="Models that a call of `chat` may name: a JSON array.")
+    other_models: _Texts = Field(default=[], description="Models that a call of `chat` may name: a JSON array.")
     system_prompt: Annotated[str, AfterValidator(check_text)] | None = Field(
         default=None, description="What `chat` tells a model first, where a session has no system message of its own."
     )
@@ -120,4 +133,4 @@ def read_settings() -> Settings:
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         variable = PREFIX + str(problem["loc"][0] if problem["loc"] else "").upper()
-        raise Invalid(f"{variable}: {problem['msg']}.") from None
+        raise Invalid(f"{variable}: {problem['msg'].removeprefix('Value error, ')}.") from None

@@ -424,6 +424,8 @@ def test_settings_that_cannot_be_are_named_on_stderr(tmp_path: Path) -> None:
         "MCP_CHAT_MAX_FRAME_BYTES": "many",
         "MCP_CHAT_DEADLINE_SECONDS": "0",
         "MCP_CHAT_USER": "",
+        "MCP_CHAT_OTHER_MODELS": "[",
+        "MCP_CHAT_RECORD_HEADERS": "Authorization: secret",
     }
     for name, value in wrong.items():
         environment = environment_of(url_of(tmp_path / "chat.db"), {name: value})
@@ -433,8 +435,8 @@ def test_settings_that_cannot_be_are_named_on_stderr(tmp_path: Path) -> None:
         assert ended.returncode == 2, name
         assert ended.stdout == b""
         told = ended.stderr.decode()
-        assert name in told
-        assert "Traceback" not in told
+        assert told.startswith(f"mcp-chat-server: {name}: ")
+        assert "secret" not in told
         assert len(told) < 400
 
 
