@@ -11,9 +11,6 @@ from models.text import check_text
 END = 2**53
 """Past every seq: the first integer that JSON's readers may not hold exactly (RFC 8259, section 6)."""
 
-_LONGEST_FILTER = 10_000
-"""SQLite's LIKE takes 50,000 bytes (sqlite.org/limits.html), and a character has up to four."""
-
 
 def check_limit(limit: int) -> int:
     """Return the limit; raises Invalid where it is not 1 to 500."""
@@ -23,10 +20,8 @@ def check_limit(limit: int) -> int:
 
 
 def check_filters(**filters: str | None) -> None:
-    """Raise Invalid, naming the filter, where one is not text that could be stored, or too long to be looked for."""
+    """Raise Invalid, naming the filter, where one is not text that could be stored."""
     for name, value in filters.items():
-        if len(value or "") > _LONGEST_FILTER:
-            raise Invalid(f"{name} is longer than {_LONGEST_FILTER} characters: shorten it.")
         try:
             check_text(value or "")
         except ValueError as error:
