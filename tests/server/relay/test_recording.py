@@ -330,7 +330,7 @@ def processes_of(pipes: Pipes) -> tuple[int, int]:
     while True:
         children = {child for task in tasks.iterdir() for child in _children_of(task)}
         for other in children - {server}:
-            if not has_ended(int(other)):
+            if _is_recorder(int(other)):
                 return int(server), int(other)
 
 
@@ -340,6 +340,14 @@ def _children_of(task: Path) -> list[str]:
     except (FileNotFoundError, ProcessLookupError):
         # A thread that has ended meanwhile.
         return []
+
+
+def _is_recorder(process_id: int) -> bool:
+    # What is not one yet is a copy of the relay, which holds all that the relay has open.
+    try:
+        return b"--copies" in Path(f"/proc/{process_id}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def has_ended(process_id: int) -> bool:
