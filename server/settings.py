@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -127,10 +128,24 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """Read the settings from the environment; raises Invalid, naming the variable."""
+    """Read the settings from the environment; raises Invalid, naming the variable, also where one is misspelt."""
+    _refuse_misspelt()
     try:
         return Settings()
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         variable = PREFIX + str(problem["loc"][0] if problem["loc"] else "").upper()
         raise Invalid(f"{variable}: {problem['msg'].removeprefix('Value error, ')}.") from None
+
+
+def _refuse_misspelt() -> None:
+    # Else the record would go where nobody looks for it. A name that is like none of ours is somebody else's.
+    known = [name.upper() for name in Settings.model_fields]
+    for variable in os.environ:
+        prefix, name = variable[: len(PREFIX)].upper(), variable[len(PREFIX) :].upper()
+        if prefix != PREFIX or name in known:
+            continue
+        from difflib import get_close_matches
+
+        if meant := get_close_matches(name, known, n=1, cutoff=0.8):
+            raise Invalid(f"{variable}: there is no such setting: {PREFIX}{meant[0]} is one, if that was meant.")

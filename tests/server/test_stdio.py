@@ -426,6 +426,8 @@ def test_settings_that_cannot_be_are_named_on_stderr(tmp_path: Path) -> None:
         "MCP_CHAT_USER": "",
         "MCP_CHAT_OTHER_MODELS": "[",
         "MCP_CHAT_RECORD_HEADERS": "Authorization: secret",
+        "MCP_CHAT_DATABSE_URL": "secret",
+        "mcp_chat_models": "secret",
     }
     for name, value in wrong.items():
         environment = environment_of(url_of(tmp_path / "chat.db"), {name: value})
