@@ -121,12 +121,13 @@ def _shows_its_id(value: dict[str, Any]) -> bool:
 def _due_of_object(value: dict[str, Any]) -> Due:
     strict = is_strict(value)
     if "id" not in value:
-        if not strict:
-            # It cannot be told whether what is nested too deeply was a notification.
-            return Due(perhaps=(answered(None),)) if depth_of(value) >= 150 else Due(elsewhere=1)
         well_formed = value.get("jsonrpc") == "2.0" and value.get("method") == "notifications/cancelled"
         params = value.get("params")
-        return Due(cancels=params.get("requestId") if well_formed and isinstance(params, dict) else None)
+        cancels = params.get("requestId") if well_formed and isinstance(params, dict) else None
+        if not strict:
+            # It cannot be told whether what is nested too deeply was a notification, and was heard.
+            return Due(perhaps=(answered(None),), cancels=cancels) if depth_of(value) >= 150 else Due(elsewhere=1)
+        return Due(cancels=cancels)
     if not is_usable(value["id"]):
         # An error that is reported under null is a response to nobody.
         return Due(perhaps=(answered(None),)) if "error" in value and value["id"] is None else Due(elsewhere=1)
