@@ -98,8 +98,6 @@ async def _images(service: ChatService, user_id: UserId, session_id: SessionId, 
     """Return the images of a message as addresses that hold them, by their digest."""
     found: dict[str, str] = {}
     for part in (entry["parts"] or ()) if "message_type" in entry else ():
-        if part["type"] == "tool_call":
-            return {"label": f"→ {part.get('name') or part['id']}"}
         if part["type"] == "blob_reference" and part.get("mime_type") in _IMAGES and part["size"] <= MAX_IMAGE:
             data = await service.snapshot(
                 partial(blobs.read, user_id=user_id, session_id=session_id, sha256=part["sha256"])

@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from chat_service import appends, blobs
 from chat_service.service import ChatService
+from chat_service.sessions import get_timeline
+from chat_service.work import Work
 from models.errors import NotFound
 from models.ids import SessionId, UserId
-from models.inputs import NewMessage, NewSession, ReasoningPart, TextPart, ToolCallPart, UriPart
+from models.inputs import BlobPart, NewMessage, NewSession, ReasoningPart, TextPart, ToolCallPart, UriPart
 from server.export.html import write_html
 from server.export.markdown import fence, inline, write_markdown
 from tests.chat_service.transcripts.support import SHORT, Said, sessions_of, take_in, write_anthropic
@@ -244,6 +247,26 @@ async def test_text_beside_parts_is_shown_once_with_the_calls_that_were_asked_fo
     assert [written.count(text) for text in ("I weigh it.", "scale", "Seven cups.", "Salt too.")] == [1, 1, 2, 1]
     assert "call_1" not in written
     assert written.rindex("Twice.") < written.index("Salt too.")
+
+
+async def test_an_image_is_shown_also_after_a_call_that_its_message_asks_for(
+    service: ChatService, user_id: UserId
+) -> None:
+    session_id = await new_session(service, user_id)
+    image = BlobPart(type="blob", content="iVBORw0=", mime_type="image/png")
+    asked = ToolCallPart(type="tool_call", id="call_1", name="scale")
+
+    def append(work: Work) -> None:
+        # As an import stores it: the bytes once, and a reference in their place.
+        message = blobs.keep(work, NewMessage(role="assistant", content="Look.", parts=[asked, image]))
+        timeline = get_timeline(work.connection, user_id, session_id)
+        (stored,) = appends.add(work, user_id, session_id, [message])
+        blobs.refer(work, timeline.session_key, stored["seq"], message.parts or ())
+
+    await service.transaction(append)
+    reading = assert_runs_nothing(await text_of(write_html(service, user_id, [session_id])))
+    assert ("img", "src", "data:image/png;base64,iVBORw0=") in reading.attributes
+    assert "→ scale" in reading.text
 
 
 BLOCKS: list[dict[str, Any]] = [
