@@ -39,7 +39,6 @@ LIMITS = Limits(content=64 * 1024 * 1024)
 
 CALLS = "tool calls without a result"
 NO_CONVERSATION = "nothing was said in this conversation"
-TOO_DEEP = "record that is nested too deeply"
 UNPLACED = "waits for the record that it follows"
 
 Progress = Callable[[int], None]
@@ -116,14 +115,10 @@ async def _import(
     importing: "_Importing", form: Format, source: Source, progressed: Callable[[], None] = lambda: None
 ) -> None:
     """Store all records of a source, and tell after each batch."""
-    try:
-        for record in form.read(source):
-            await importing.take(record)
-            if importing.is_new_batch:
-                progressed()
-    except RecursionError:
-        # What can only just be read cannot be written again, as a record, from deeper in the stack.
-        source.unreadable[TOO_DEEP] += 1
+    for record in form.read(source):
+        await importing.take(record)
+        if importing.is_new_batch:
+            progressed()
     await importing.finish()
 
 

@@ -58,14 +58,18 @@ def read_conversations(
         for text in items_of(source.file):
             conversation = None if text is None else parse(text)
             tree = None if conversation is None else tree_of(storable, conversation)
-            if tree is not None:
-                yield from strays.pass_on(_read_tree(source, storable, tree, take))
-            elif text is None:
+            if text is None:
                 source.waiting[TORN] += 1
-            else:
+            elif tree is None:
                 kept = as_it_stands(text)
                 kind = UNREADABLE if conversation is None else NO_MESSAGES
                 yield from strays.take(kind if kept == text else NO_UTF8, kept)
+            else:
+                try:
+                    yield from strays.pass_on(_read_tree(source, storable, tree, take))
+                except RecursionError:
+                    # What can only just be read cannot be written again, as a record, from deeper in the stack.
+                    yield from strays.take(UNREADABLE, as_it_stands(text))
     except ValueError:
         source.unreadable["file that is not an array of conversations"] += 1
     strays.end()

@@ -18,6 +18,7 @@ from chat_service.transcripts.lines import items_of, objects_of
 from chat_service.transcripts.neutral import Ending, Record, Source
 from models.database import Database
 from models.ids import UserId
+from models.inputs import NewUser
 from models.tables import chat_sessions
 from tests.chat_service.transcripts.support import SHORT, WRITERS, sessions_of, take_in, told_by
 from tests.support import count_rows
@@ -155,3 +156,18 @@ async def test_no_depth_of_nesting_ends_an_import_in_an_error(
     assert all("could not be read" in problem for _, problem in report.problems)
     assert report.files == 200
     assert await sessions_of(service, user_id) == []
+
+
+@pytest.mark.parametrize("format_name", ["chatgpt", "claude-ai"])
+async def test_a_conversation_of_any_depth_costs_none_that_stands_beside_it(
+    service: ChatService, user_id: UserId, format_name: str
+) -> None:
+    whole = WRITERS[format_name][1](SHORT)
+    expected = (await take_in(service, user_id, format_name, whole))["added"]["messages"]
+    # Up to what can be read at all, and so over the depth at which it can be read and not be written again.
+    for depth in range(900, 1_000):
+        other_id = UserId((await service.get_or_create_user(NewUser(username=f"user {depth}")))["id"])
+        nested = f"{'[' * depth}{']' * depth}"
+        deep = f'{{"id": "deep", "mapping": {{}}, "chat_messages": [], "deep": {nested}}}'
+        told = await take_in(service, other_id, format_name, f"[{deep},{whole[1:]}")
+        assert told["added"]["messages"] == expected, depth
