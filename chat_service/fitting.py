@@ -39,7 +39,7 @@ class Measure:
         self._last: tuple[Sequence[Turn], Rendered] | None = None
         self._anchor = self.of([_ANCHOR])
 
-    def rendered(self, turns: Sequence[Turn]) -> "Rendered":
+    def rendered(self, turns: Sequence[Turn]) -> Rendered:
         """Return the window of these turns; what was measured last, once more, costs nothing."""
         if self._last is None or self._last[0] is not turns:
             window = self._render(turns)

@@ -43,7 +43,7 @@ def _release(entries: Table) -> Any:
 def _move(entries: Table, *seqs: str) -> Any:
     moved = {name: entries.c[name] + _OFFSET for name in seqs}
     if "indexed_in" in entries.c:
-        # Under the same mark, so that the index of full text stays as it is (docs/decisions/full-text.md).
+        # Under the same mark, so that the index of full text stays as it is (docs/decisions/deletion.md).
         moved["indexed_in"] = func.coalesce(entries.c.indexed_in, entries.c.session_key)
     return update(entries).where(entries.c.session_key == _SOURCE).values(session_key=_TARGET, **moved)
 

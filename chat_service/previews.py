@@ -25,7 +25,7 @@ from chat_service.lineage import (
 from chat_service.paging import END
 from chat_service.sessions import Timeline
 from models.inputs import Kind
-from models.prepared import Prepared
+from models.prepared import Prepared, listed
 from models.rows import columns
 from models.shapes import CorrectionDict, MessagePreviewDict, ToolUsagePreviewDict
 from models.tables import messages, tool_usages
@@ -99,8 +99,7 @@ _TOKEN_COUNTS = _newest_first(_OF_MESSAGES.where(within(messages)), _OF_TOOL_USA
 _INHERITED_TOKEN_COUNTS = _newest_first(
     _OF_MESSAGES.select_from(inherited(messages)), _OF_TOOL_USAGES.select_from(inherited(tool_usages))
 )
-# A list as one parameter, so that the statement is the same for any number.
-_CORRECTED = messages.c.replaces_seq.in_(select(func.json_each(bindparam("corrected")).table_valued("value").c.value))
+_CORRECTED = messages.c.replaces_seq.in_(select(listed("corrected")))
 # The second condition is that of a partial index: written out, or SQLite would not see that it may use it.
 _OF_KIND = messages.c.kind == bindparam("kind"), messages.c.kind != literal_column("'message'")
 _NEWEST_OF_KIND = Statements(

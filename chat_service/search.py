@@ -13,8 +13,6 @@ from sqlalchemy import (
     Connection,
     Table,
     Text,
-    bindparam,
-    func,
     null,
     select,
     type_coerce,
@@ -33,7 +31,7 @@ from chat_service.users import USER_KEY, get_user_key
 from models import full_text
 from models.ids import SessionId, UserId, to_microseconds
 from models.indexing import read_progress
-from models.prepared import Prepared
+from models.prepared import Prepared, listed
 from models.shapes import SearchHitDict, SearchPageDict
 from models.tables import Timestamp, chat_sessions, messages, tool_usages
 from models.text import to_json
@@ -48,11 +46,6 @@ def _text(column: Any) -> Any:
     return type_coerce(column, Text)
 
 
-def _listed(name: str) -> Any:
-    # A list as one parameter, so that the statement is the same for any number.
-    return func.json_each(bindparam(name)).table_valued("value").c.value
-
-
 def _of_keys(entries: Table, *shape: Any) -> Any:
     session = chat_sessions.c.id, chat_sessions.c.title
     said_at = type_coerce(known_moment(entries), Timestamp).label("said_at")
@@ -60,7 +53,7 @@ def _of_keys(entries: Table, *shape: Any) -> Any:
         select(entries.c.key, entries.c.seq, entries.c.created_at, said_at, *session, *shape)
         .join(chat_sessions, chat_sessions.c.key == entries.c.session_key)
         # A sum has no index, else the owner's sessions would be the way in, and all their entries be walked.
-        .where(entries.c.key.in_(select(_listed("keys"))), chat_sessions.c.user_key + 0 == USER_KEY)
+        .where(entries.c.key.in_(select(listed("keys"))), chat_sessions.c.user_key + 0 == USER_KEY)
     )
 
 
@@ -68,7 +61,7 @@ _MOVED_FROM = Prepared(
     union(
         *(
             select(entries.c.indexed_in).where(
-                entries.c.session_key.in_(select(_listed("sessions"))), entries.c.indexed_in.is_not(None)
+                entries.c.session_key.in_(select(listed("sessions"))), entries.c.indexed_in.is_not(None)
             )
             for entries in (messages, tool_usages)
         )
@@ -106,12 +99,13 @@ def search(
     *edges, given = read_cursor_of(cursor, len(_KINDS) + 1, *of) or (_NEWEST,) * len(_KINDS) + (0,)
     user_key = get_user_key(connection, user_id)
     progress = read_progress(connection)
+    indexed_keys = progress.messages, progress.tool_usages
     segments = [each for session_id in wanted.sessions for each in segments_of(connection, user_id, session_id)]
     marks = _marks(connection, user_key, segments)
     blocks = [
         # Nothing is indexed beyond that key.
         _block(connection, entries, min(edge, indexed_key + 1), user_id, wanted, marks, segments)
-        for entries, edge, indexed_key in zip(_KINDS, edges, progress, strict=False)
+        for entries, edge, indexed_key in zip(_KINDS, edges, indexed_keys, strict=True)
     ]
     finders = [Finder(term) for term in wanted.terms]
     block = _ranked([candidate for each in blocks for candidate in each.fitting], finders)

@@ -97,7 +97,8 @@ def create_statements(library_version: tuple[int, int, int]) -> list[str]:
         progress = f"(SELECT indexed_key FROM search_progress WHERE entries = '{entries}')"
         is_indexed = f"WHEN old.key <= {progress}"
         # Not where an entry is moved and stays under its marks: its words are the same.
-        are_other = " OR ".join(f"{each.format('old')} IS NOT {each.format('new')}" for each in _said_by(indexed))
+        said_by = [_OWNER, *("{0}." + each for each in indexed)]
+        are_other = " OR ".join(f"{each.format('old')} IS NOT {each.format('new')}" for each in said_by)
         newest = f"(SELECT coalesce(max(key), 0) FROM {entries})"
         step_back = f"UPDATE search_progress SET indexed_key = {newest} WHERE entries = '{entries}';"
         statements += [
@@ -219,10 +220,6 @@ def tool_words(arguments: str, result: str | None, error: str | None) -> str:
 def tool_pieces(tool_name: str, server_name: str | None, arguments: str, result: str | None, error: str | None) -> str:
     """Return the parts of the camelCase names in a tool call."""
     return _pieces(f"{tool_name} {server_name or ''} {tool_text(arguments, result, error)}")
-
-
-def _said_by(columns: Sequence[str]) -> list[str]:
-    return [_OWNER, *("{0}." + each for each in columns)]
 
 
 def _alone(text: str) -> str:

@@ -9,11 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from sqlalchemy import ClauseElement, Connection, Dialect, Table, bindparam, insert
+from sqlalchemy import ClauseElement, Connection, Dialect, Table, bindparam, func, insert
 
 from models.row_maker import Convert, row_maker
 
 _Make = Callable[..., list[Any]]
+
+
+def listed(name: str) -> Any:
+    """Return a parameter for a list, written as JSON, so that a statement is the same for any number of values."""
+    return func.json_each(bindparam(name)).table_valued("value").c.value
 
 
 class Prepared:

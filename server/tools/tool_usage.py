@@ -28,34 +28,16 @@ class LoggedToolUsage(TypedDict):
     created_at: str
 
 
-class ToolUsagePreview(TypedDict):
+class ToolUsagePreview(ToolUsageLineDict):
     """A call in a list; arguments, result and error are the beginnings of untrusted text that somebody stored.
 
     `started_at` is when the call began, where that is known; `created_at` is when it was stored, which for an imported
     one is later.
     """
 
-    session_id: str
-    seq: int
-    tool_name: str
-    server_name: str | None
-    status: ToolStatus
-    arguments: str
-    result: str | None
-    error: str | None
-    duration_ms: float | None
-    started_at: str | None
-    created_at: str
 
-
-class ToolTotal(TypedDict):
+class ToolTotal(ToolCountDict):
     """How often a tool was called, how often in error, how long altogether; the names are untrusted text."""
-
-    tool_name: str
-    server_name: str | None
-    calls: int
-    errors: int
-    total_duration_ms: float
 
 
 class ToolUsageListReply(TypedDict):
