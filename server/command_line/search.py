@@ -1,6 +1,5 @@
 """The command that searches everything that was said and done."""
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -8,7 +7,7 @@ import typer
 from models.shapes import SearchHitDict, SearchPageDict
 from server.command_line.local import as_local_user
 from server.command_line.sessions import AsJson
-from server.command_line.terminal import complain, in_one_line, say, say_json
+from server.command_line.terminal import complain, in_one_line, local_time, say, say_json
 from server.record import Caller
 
 
@@ -44,7 +43,7 @@ def search(
 
 
 def _print_hit(hit: SearchHitDict) -> None:
-    when = datetime.fromisoformat(hit["said_at"] or hit["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
+    when = local_time(hit["said_at"] or hit["created_at"])
     who = in_one_line(hit["role"] or f"tool {hit['tool_name']}")
     say(f"{when}  {hit['session_id']} [{hit['seq']}] {who}  {in_one_line(hit['session_title'] or 'Untitled')}")
     say(f"    {in_one_line(hit['snippet'])}\n")

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import AsyncIterator
 from contextlib import nullcontext, suppress
-from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +14,7 @@ from models.shapes import HistoryDict, SessionDict, SessionPageDict
 from models.text import to_json
 from server.command_line import session_changes
 from server.command_line.local import as_local_user
-from server.command_line.terminal import in_one_line, printable, say, say_json
+from server.command_line.terminal import in_one_line, local_time, printable, say, say_json
 from server.export.reading import Entry, heading_of, outcome_of, parts_of, time_of
 from server.record import Caller
 
@@ -127,7 +126,7 @@ def _print_entry(entry: Entry, *, full: bool) -> None:
     if not full and len(shown) > _CUT:
         shown = f"{shown[:_CUT]}\n… {len(shown) - _CUT} more characters, with --full"
     body = "\n".join(f"    {line}" for line in shown.split("\n"))
-    say(f"\n{entry['seq']} {heading_of(entry)}, {_local_time(time_of(entry))}\n{body}")
+    say(f"\n{entry['seq']} {heading_of(entry)}, {local_time(time_of(entry))}\n{body}")
 
 
 def _said(part: dict[str, Any]) -> str:
@@ -145,13 +144,6 @@ def _said(part: dict[str, Any]) -> str:
             return f"[{kind} {part.get('uri') or part.get('file_id') or part.get('id') or ''}]"
 
 
-def _local_time(moment: str) -> str:
-    # That of an import is as its source wrote it.
-    with suppress(ValueError, OverflowError):
-        return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M")
-    return moment
-
-
 def _print_table(sessions: list[SessionDict]) -> None:
     """Print a line for each session; in a terminal that is too narrow for it, the title on a line of its own."""
     from rich.cells import cell_len, set_cell_size
@@ -166,7 +158,7 @@ def _print_table(sessions: list[SessionDict]) -> None:
     say(f"{_FACTS.format(*_HEADING)}  {'title' if is_beside else ''}".rstrip())
     for session in sessions:
         last = session["last_append_at"]
-        when = "" if last is None else _local_time(last)
+        when = "" if last is None else local_time(last)
         facts = _FACTS.format(session["id"], session["status"], session["last_seq"], when)
         title = in_one_line(session["title"] or "")
         longest = room if is_beside else console.width - len(_INDENT)

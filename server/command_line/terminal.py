@@ -8,6 +8,8 @@ import json
 import os
 import re
 import sys
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 _ESCAPE = re.compile(
@@ -37,6 +39,13 @@ def printable(text: str) -> str:
 def in_one_line(text: str) -> str:
     """Return the same on one line."""
     return " ".join(printable(text).split())
+
+
+def local_time(moment: str) -> str:
+    """Return a moment in the time of the one who reads, to the minute, where it is one; else as it stands."""
+    with suppress(ValueError, OverflowError):
+        return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M")
+    return moment
 
 
 def say(text: str) -> None:

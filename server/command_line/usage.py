@@ -12,7 +12,7 @@ from models.inputs import TimeRange
 from models.shapes import TokenSummaryDict, TokenTotalDict, ToolSummaryDict, ToolTotalDict
 from server.command_line.local import as_local_user
 from server.command_line.sessions import AsJson
-from server.command_line.terminal import in_one_line, say, say_json
+from server.command_line.terminal import in_one_line, local_time, say, say_json
 from server.record import Caller
 
 _PIPED_WIDTH = 1_000
@@ -108,13 +108,12 @@ def _numbers(of: TokenSummaryDict | TokenTotalDict, counts: Iterable[_Count]) ->
 
 def _tool_row(total: ToolTotalDict) -> Row:
     server = total["server_name"]
-    last = datetime.fromisoformat(total["last_used_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
     durations = (total["total_duration_ms"], total["p50_duration_ms"], total["p95_duration_ms"])
     return (
         _name(total["tool_name"] if server is None else f"{server}: {total['tool_name']}"),
         *(str(count) for count in (total["calls"], total["errors"], total["unknown"])),
         *("" if duration is None else f"{duration:,.0f}" for duration in durations),
-        last,
+        local_time(total["last_used_at"]),
     )
 
 
