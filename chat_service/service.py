@@ -73,13 +73,12 @@ from models.shapes import (
     SearchPageDict,
     SessionDict,
     SessionPageDict,
-    TokenSummaryDict,
-    ToolSummaryDict,
     ToolUsageDict,
     ToolUsageListDict,
     ToolUsagePageDict,
     UserDict,
 )
+from models.total_shapes import TokenSummaryDict, ToolSummaryDict
 
 logger = logging.getLogger(__name__)
 

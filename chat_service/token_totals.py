@@ -17,8 +17,8 @@ from chat_service.users import get_user_key
 from models.errors import Invalid
 from models.ids import SessionId, UserId
 from models.inputs import TimeRange, TokenGroup, Usage
-from models.shapes import TokenSummaryDict, TokenTotalDict
 from models.tables import messages
+from models.total_shapes import TokenSummaryDict, TokenTotalDict
 
 MAX_TOTALS = 400
 """So many groups are summarized one by one, more than a year of days; the rest are counted."""

@@ -15,8 +15,8 @@ from chat_service.users import USER_KEY, check_user_id, get_user_key
 from models.ids import SessionId, UserId
 from models.inputs import ToolStatus
 from models.prepared import Prepared
-from models.shapes import ToolCountsDict
 from models.tables import chat_sessions, tool_usages
+from models.total_shapes import ToolCountsDict
 
 MAX_TOTALS = 100
 """So many tools are given one by one; the rest are counted."""

@@ -12,8 +12,8 @@ from chat_service.totals import entries_of, in_time
 from chat_service.users import get_user_key
 from models.ids import SessionId, UserId
 from models.inputs import TimeRange, ToolStatus
-from models.shapes import ToolSummaryDict, ToolTotalDict
 from models.tables import Timestamp, tool_usages
+from models.total_shapes import ToolSummaryDict, ToolTotalDict
 
 
 def summarize(

@@ -9,7 +9,7 @@ import typer
 from models.errors import Invalid
 from models.ids import SessionId
 from models.inputs import TimeRange
-from models.shapes import TokenSummaryDict, TokenTotalDict, ToolSummaryDict, ToolTotalDict
+from models.total_shapes import TokenSummaryDict, TokenTotalDict, ToolSummaryDict, ToolTotalDict
 from server.command_line.local import as_local_user
 from server.command_line.sessions import AsJson
 from server.command_line.terminal import in_one_line, local_time, say, say_json

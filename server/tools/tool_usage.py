@@ -7,7 +7,8 @@ from typing_extensions import TypedDict
 
 from models.ids import SessionId
 from models.inputs import JsonObject, JsonValue, Name, NewToolUsage, Seq, Text, ToolStatus
-from models.shapes import ToolCountDict, ToolUsageLineDict
+from models.shapes import ToolUsageLineDict
+from models.total_shapes import ToolCountDict
 from server.record import Caller
 from server.results import Reply, bounded, reply, shorten, to_lines, without_nulls
 from server.tools.arguments import CursorArgument, IdempotencyKeyArgument, LimitArgument, SessionIdArgument
