@@ -22,7 +22,6 @@ from models.errors import ChatError, Unavailable
 from models.remnants import Swept, sweep_elsewhere
 from models.shapes import HealthDict
 from models.sqlite import (
-    ODD,
     Job,
     SqliteConnection,
     SqliteEngine,
@@ -30,8 +29,8 @@ from models.sqlite import (
     by_itself,
     choose_library,
     is_safe_for_wal,
-    refusal,
 )
+from models.sqlite_errors import ODD, refusal
 from models.sqlite_file import Journal, path_from_url, prepare
 from models.tables import SCHEMA_VERSION
 from models.writer import Writer

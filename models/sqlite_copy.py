@@ -14,7 +14,8 @@ from types import ModuleType
 from typing import Any
 
 from models.errors import Conflict, NotFound, Unavailable
-from models.sqlite import BUSY, SqliteEngine, primary_code
+from models.sqlite import SqliteEngine
+from models.sqlite_errors import BUSY, primary_code
 from models.sqlite_file import create_private, examine, locked, make_folder, refusals, settle_in_wal
 
 Progress = Callable[[int, int], None]

@@ -19,7 +19,8 @@ from sqlalchemy.exc import ArgumentError
 from typing_extensions import TypedDict
 
 from models.errors import Invalid, Unavailable
-from models.sqlite import NOT_A_DATABASE, ODD, SqliteEngine, is_safe_for_wal, refusal
+from models.sqlite import SqliteEngine, is_safe_for_wal
+from models.sqlite_errors import NOT_A_DATABASE, ODD, refusal
 from models.tables import APPLICATION_ID, SCHEMA_VERSION
 
 MOUNTS = Path("/proc/self/mounts")
