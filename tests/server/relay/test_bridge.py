@@ -20,6 +20,9 @@ from tests.server.support import ERAS, MODERN, WAIT_SECONDS
 
 pytestmark = pytest.mark.anyio
 
+CUTS = 8
+"""So often a stream ends after an event: more than it is tried again where nothing comes."""
+
 
 @contextmanager
 def listening(*words: str) -> Iterator[str]:
@@ -74,8 +77,8 @@ async def test_an_address_where_nobody_answers_is_an_error_of_each_call(database
 class OddServer(ThreadingHTTPServer):
     """Listens on a free port until it is stopped."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Odd)
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server_port}/mcp"
         self.is_asked, self.is_stopping = threading.Event(), threading.Event()
 
@@ -103,9 +106,30 @@ class Odd(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture
-def odd() -> Iterator[OddServer]:
-    with OddServer() as server:
+class Cut(Odd):
+    """Ends each stream after one event: the answer is the last of so many."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self._send_event(1)
+
+    def do_GET(self) -> None:
+        self._send_event(int(self.headers["last-event-id"]) + 1)
+
+    def _send_event(self, number: int) -> None:
+        progress = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progress": number}}
+        message = {"jsonrpc": "2.0", "id": 1, "result": {"content": []}} if number == CUTS else progress
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        self.wfile.write(f"id: {number}\ndata: {json.dumps(message)}\n\n".encode())
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[OddServer]:
+    """Start a server with this handler, and stop it at the end."""
+    with OddServer(handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -114,6 +138,23 @@ def odd() -> Iterator[OddServer]:
             server.is_stopping.set()
             server.shutdown()
             thread.join()
+
+
+@pytest.fixture
+def odd() -> Iterator[OddServer]:
+    with serving(Odd) as server:
+        yield server
+
+
+async def test_a_stream_is_taken_up_again_for_as_long_as_something_comes(database_url: str) -> None:
+    with serving(Cut) as server, piped([*RECORD, "--wait", "60", "--url", server.url], database_url) as pipes:
+        pipes.send(call(1, "add"))
+        seen = [pipes.answer() for _ in range(CUTS)]
+        assert [each["params"]["progress"] for each in seen[:-1]] == list(range(1, CUTS))
+        assert seen[-1] == {"jsonrpc": "2.0", "id": 1, "result": {"content": []}}
+        pipes.end_input()
+        assert pipes.wait() == 0
+    assert (await recorded_in(database_url)).outcomes() == [("add", "success")]
 
 
 NO_IDS: list[Any] = [[], {}, None, True, 1.5]
