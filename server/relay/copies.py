@@ -1,15 +1,14 @@
 """Copies of what passes, on their way to the process that records them.
 
-Adding a copy never waits: where the other end is slow or gone, what does not fit is left out, and a record of the gap
-goes in its place. `handover.py` takes them from here and hands them over.
+Where the other end is slow or gone, what does not fit is left out, and a record of the gap goes in its place.
+`handover.py` takes them from here and hands them over.
 """
 
 import struct
-import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from enum import IntEnum
-from queue import Empty, SimpleQueue
 from typing import BinaryIO, NamedTuple
 
 HELD_BYTES = 64 * 1_048_576
@@ -46,70 +45,54 @@ class Copy(NamedTuple):
 
 
 class Copies:
-    """Takes copies from the two directions, each from one thread, and gives them to another thread in order."""
+    """Holds what is to be handed over, in order; who shares it between threads lets one at a time use it."""
 
     def __init__(self, held_bytes: int = HELD_BYTES) -> None:
         self._limit = held_bytes
-        self._queue: SimpleQueue[Copy | None] = SimpleQueue()
-        # Each counter has one thread that adds to it, so that none needs a lock.
-        self._added = [0, 0]
-        self._taken = 0
+        self._queue: deque[Copy] = deque()
+        self._held = 0
         self._gaps = [0, 0]
-        self._is_given_up = False
-        self._ended = threading.Event()
+        self.is_given_up = False
         self.calls_seen = 0
         self.calls_left_out = 0
-
-    @property
-    def is_given_up(self) -> bool:
-        """Tell whether nobody takes them any more."""
-        return self._is_given_up
 
     def add(self, kind: Kind, data: bytes) -> None:
         """Take a copy, or leave it out where too much waits already."""
         calls = data.count(_CALL) if kind is Kind.TO_SERVER else 0
-        if self._is_given_up or sum(self._added) - self._taken + len(data) > self._limit:
+        if self.is_given_up or self._held + len(data) > self._limit:
             self._gaps[kind] += len(data)
             self.calls_left_out += calls
             return
         if self._gaps[kind]:
-            self._queue.put(gap(kind, self._gaps[kind]))
+            self._queue.append(gap(kind, self._gaps[kind]))
             self._gaps[kind] = 0
         self.calls_seen += calls
-        self._added[kind] += len(data)
-        self._queue.put(_copy(kind, data))
+        self._held += len(data)
+        self._queue.append(_copy(kind, data))
 
     def end(self) -> None:
         """Say that nothing more will come."""
         for kind in (Kind.TO_SERVER, Kind.TO_CLIENT):
             if self._gaps[kind]:
-                self._queue.put(gap(kind, self._gaps[kind]))
-        self._queue.put(_copy(Kind.END, b""))
-        self._ended.set()
+                self._queue.append(gap(kind, self._gaps[kind]))
+        self._queue.append(_copy(Kind.END, b""))
 
-    def wait_for_the_end(self, seconds: float) -> None:
-        """Wait until nothing more will come, for so long at most."""
-        self._ended.wait(seconds)
+    @property
+    def next(self) -> Copy | None:
+        """Return the next copy, and leave it where it is; None where none waits."""
+        return self._queue[0] if self._queue else None
 
-    def take(self) -> Copy | None:
-        """Wait for the next copy and give it; None where somebody has called `wake`."""
-        copy = self._queue.get()
-        if copy is not None and copy.kind in (Kind.TO_SERVER, Kind.TO_CLIENT):
-            self._taken += len(copy.data)
+    def take(self) -> Copy:
+        """Take the next copy out."""
+        copy = self._queue.popleft()
+        if copy.kind in (Kind.TO_SERVER, Kind.TO_CLIENT):
+            self._held -= len(copy.data)
         return copy
-
-    def wake(self) -> None:
-        """Let who waits in `take` look up."""
-        self._queue.put(None)
 
     def give_up(self) -> None:
         """Let go of all that waits, and take nothing more."""
-        self._is_given_up = True
-        try:
-            while True:
-                self._queue.get_nowait()
-        except Empty:
-            return
+        self.is_given_up = True
+        self._queue.clear()
 
 
 def gap(kind: Kind, size: int) -> Copy:

@@ -46,15 +46,15 @@ def relay(options: Options) -> NoReturn:
     _pass_signals_on(server.process)
     woken = _woken_by_signals_and_the_end_of(server.process)
     copies = Copies()
-    to_client = Direction(server.stdout, 1, partial(copies.add, Kind.TO_CLIENT))
-    Direction(0, server.stdin, partial(copies.add, Kind.TO_SERVER))
     handover = Handover(copies, partial(_start, _recorder(options, server.process.pid), start_new_session=True), _say)
+    to_client = Direction(server.stdout, 1, partial(handover.add, Kind.TO_CLIENT))
+    Direction(0, server.stdin, partial(handover.add, Kind.TO_SERVER))
     while (code := server.process.returncode) is None:
         os.read(woken, 64)
     # From here on a signal ends us.
     _on_signals(lambda number, _: os._exit(_SIGNALLED + number))
     to_client.finish()
-    copies.end()
+    handover.end()
     _finish_record(handover, copies, options.wait)
     os._exit(code if code >= 0 else _SIGNALLED - code)
 

@@ -24,4 +24,9 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         try:
             view = view[os.write(descriptor, view) :]
         except BlockingIOError:
-            select([], [descriptor], [])
+            wait_for_room(descriptor)
+
+
+def wait_for_room(descriptor: int) -> None:
+    """Wait until a write would take something, or fail."""
+    select([], [descriptor], [])

@@ -1,4 +1,4 @@
-"""Copies: whoever reads them slowly or not at all, adding one never waits, and what is left out is counted."""
+"""Copies: whoever reads them slowly or not at all, no more than a limit is held, and what is left out is counted."""
 
 import io
 from collections.abc import Iterator
@@ -44,14 +44,12 @@ def test_what_is_read_and_the_gaps_are_together_all_that_was_added(
 
 
 def taken_from(copies: Copies) -> Iterator[Copy]:
-    """Take all copies up to the end."""
-    while (copy := copies.take()) is not None:
-        yield copy
-        if copy.kind is Kind.END:
-            return
+    """Take all that waits."""
+    while copies.next is not None:
+        yield copies.take()
 
 
-def test_nobody_reads_and_nobody_waits() -> None:
+def test_where_nobody_reads_what_does_not_fit_is_counted() -> None:
     copies = Copies(1_000_000)
     line = b'{"method":"tools/call"}\n' * 1_000
     for _ in range(1_000):
@@ -69,7 +67,6 @@ def test_what_is_taken_makes_room() -> None:
     for _ in range(10):
         copies.add(Kind.TO_CLIENT, b"x" * 1_000)
         taken = copies.take()
-        assert taken is not None
         assert (taken.kind, len(taken.data)) == (Kind.TO_CLIENT, 1_000)
 
 

@@ -19,6 +19,7 @@ from server.record import Caller
 from server.relay.copies import Copies, Copy, Kind, missing_from, read_copies
 from server.relay.destination import Destination
 from server.relay.handover import Handover, Started
+from server.relay.kept import Kept
 from server.relay.notes import Note, Notebook, Told, read_notes
 from server.relay.observer import Observer
 from server.relay.options import read_options
@@ -80,7 +81,7 @@ def test_what_never_reached_the_process_that_records_is_said_to_be_missing(tmp_p
         os.kill(recorder, signal.SIGSTOP)
         try:
             # More than a pipe holds.
-            assert "result" in pipes.call(1, "echo", long="x" * 100_000)
+            assert "result" in pipes.call(1, "echo", long="x" * 2_000_000)
             pipes.end_input()
             assert pipes.wait() == 7
         finally:
@@ -275,6 +276,7 @@ READER = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from server.relay.copies import Kind, pack_copy, read_copies
+from server.relay.kept import Kept
 from server.relay.notes import Notebook, Told
 notebook, log, seen = Notebook(1), open(sys.argv[2], "ab", buffering=0), 0
 for copy in read_copies(sys.stdin.buffer):
@@ -340,10 +342,10 @@ def to_server(data: bytes) -> tuple[Kind, bytes]:
 def hand_over(readers: Readers, *data: bytes, kept_bytes: int = 1_000, pauses: int = 4) -> tuple[Copies, list[str]]:
     """Hand copies over to processes, of which each that ends is followed by another; return what was said."""
     copies, said = Copies(), list[str]()
+    handover = Handover(copies, readers.start, said.append, (0.0,) * pauses, Kept(kept_bytes))
     for each in data:
-        copies.add(Kind.TO_SERVER, each)
-    copies.end()
-    handover = Handover(copies, readers.start, said.append, (0.0,) * pauses, kept_bytes)
+        handover.add(Kind.TO_SERVER, each)
+    handover.end()
     assert handover.finish(WAIT_SECONDS)
     return copies, said
 
@@ -401,10 +403,11 @@ def test_a_process_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None
             raise each
         return readers.start()
 
-    copies, said = Copies(), list[str]()
-    copies.add(Kind.TO_CLIENT, b"a")
-    copies.end()
-    assert Handover(copies, start, said.append, (0.0,)).finish(WAIT_SECONDS)
+    said = list[str]()
+    handover = Handover(Copies(), start, said.append, (0.0,))
+    handover.add(Kind.TO_CLIENT, b"a")
+    handover.end()
+    assert handover.finish(WAIT_SECONDS)
     assert readers.read(0) == [BEGIN, (Kind.TO_CLIENT, b"a"), END]
     assert said == [
         "nothing is recorded: Too many open files; another is started, and given what may not be recorded yet"

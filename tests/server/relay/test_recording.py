@@ -291,19 +291,23 @@ async def test_calls_pass_where_no_process_can_be_started_to_record_them(tmp_pat
 
 
 @linux
-async def test_the_record_is_finished_when_we_are_killed(tmp_path: Path, database_url: str) -> None:
+@pytest.mark.parametrize("answers_read", [0, 1, 200])
+async def test_every_call_whose_answer_has_passed_is_recorded_when_we_are_killed(
+    answers_read: int, tmp_path: Path, database_url: str
+) -> None:
     with piped(relayed(*scripted(tmp_path / "log")), database_url) as pipes:
         call_thrice(pipes)
-        for number in range(200):
-            pipes.call(number, "echo")
+        pipes.send(*(call(number, "echo") for number in range(10, 210)))
+        for _ in range(answers_read):
+            pipes.answer()
         recorder = recorder_of(pipes)
         pipes.process.kill()
         pipes.process.wait()
         wait_for_the_end_of(recorder)
-    # A copy that was still on its way is lost with us.
     outcomes = (await recorded_in(database_url)).outcomes()
-    assert outcomes[:3] == THRICE
-    assert set(outcomes[3:]) <= {("echo", "success"), ("echo", "unknown")}
+    answered = [*THRICE, *[("echo", "success")] * answers_read]
+    assert outcomes[: len(answered)] == answered
+    assert set(outcomes[len(answered) :]) <= {("echo", "success"), ("echo", "unknown")}
 
 
 @linux
@@ -323,15 +327,14 @@ def recorder_of(pipes: Pipes) -> int:
 
 
 def processes_of(pipes: Pipes) -> tuple[int, int]:
-    """Return the server and the process that records, in the order in which the relay starts them."""
+    """Return the server and the process that records, which another may just be taking the place of."""
     tasks = Path(f"/proc/{pipes.process.pid}/task")
-    (server,) = (tasks / str(pipes.process.pid) / "children").read_text().split()
-    # The relay starts it on another thread.
     while True:
-        children = {child for task in tasks.iterdir() for child in _children_of(task)}
-        for other in children - {server}:
-            if _is_recorder(int(other)):
-                return int(server), int(other)
+        children = [int(child) for task in tasks.iterdir() for child in _children_of(task)]
+        recorders = [child for child in children if _is_recorder(child)]
+        if recorders:
+            # The server is the first that the relay starts, on the thread that it begins with.
+            return int(_children_of(tasks / str(pipes.process.pid))[0]), recorders[0]
 
 
 def _children_of(task: Path) -> list[str]:
