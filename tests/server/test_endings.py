@@ -108,6 +108,8 @@ def test_an_export_that_is_asked_to_end_leaves_no_half_of_it(
             [sys.executable, str(COMMAND), "export", session_id, "--output", str(file)],
             env=environment_of(database_url),
             stderr=subprocess.DEVNULL,
+            # Whoever started the tests may ignore it, with nohup for one.
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
         )
         while not file.exists():
             assert process.poll() is None
