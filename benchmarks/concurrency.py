@@ -50,14 +50,20 @@ async def _lone_caller(databases: Databases, scale: Scale, report: Report) -> No
 
 async def _side_by_side(databases: Databases, scale: Scale, report: Report) -> None:
     columns = (
-        *(Column("appends/s"), Column("ungrouped/s"), Column("× ungrouped", 2)),
+        *(Column("appends/s"), Column("indexed too"), Column("ungrouped/s"), Column("× ungrouped", 2)),
         *(Column("p99 ms", 1), Column("ungrouped p99 ms", 1)),
     )
     table = Table("Concurrent tasks of one process, group commit against a commit for each", columns)
     async with AsyncExitStack() as stack:
         grouped_place, alone_place = databases.large("service"), databases.large("ungrouped")
-        grouped = ChatService(await stack.enter_async_context(Database(grouped_place.url)))
+        database = await stack.enter_async_context(Database(grouped_place.url))
+        grouped = ChatService(database)
         alone = ChatService(await stack.enter_async_context(Ungrouped(alone_place.url)))
+
+        async def index() -> None:
+            while not await database.index():
+                continue
+
         for tasks in _TASKS:
             for figure, what, sessions in (
                 ("one", "one session", [grouped_place.others[-1]] * tasks),
@@ -67,12 +73,13 @@ async def _side_by_side(databases: Databases, scale: Scale, report: Report) -> N
                     "grouped": _load(grouped, grouped_place, sessions),
                     "alone": _load(alone, alone_place, sessions),
                 }
-                rates = await rates_in_turn(loads, scale.turns, scale.seconds)
+                rates = await rates_in_turn(loads, scale.turns, scale.seconds, index)
                 one, other = rates["grouped"], rates["alone"]
                 ratio = one.over(other)
                 report.figures[f"append.tasks.{tasks}.{figure}"] = ratio
                 longest = [each.timings.percentile(99) * 1e3 for each in (one, other)]
-                table.rows.append([f"{tasks} tasks, {what}", one.per_second, other.per_second, ratio, *longest])
+                seen = (one.per_second, one.settled_per_second, other.per_second, ratio)
+                table.rows.append([f"{tasks} tasks, {what}", *seen, *longest])
     report.tables.append(table)
 
 

@@ -49,11 +49,18 @@ class Rate:
 
     turns: Sequence[float]
     timings: Timings
+    settled: Sequence[float] = ()
+    """The same, where what the calls had put off is done and its time counted."""
 
     @property
     def per_second(self) -> float:
         """The middle one."""
         return statistics.median(self.turns)
+
+    @property
+    def settled_per_second(self) -> float:
+        """The middle one with what was put off."""
+        return statistics.median(self.settled)
 
     def over(self, other: "Rate") -> float:
         """Return how many times the other's rate this is."""
@@ -77,17 +84,24 @@ async def in_turn(takes: Mapping[str, Call], rounds: int, calls: int) -> dict[st
     return {name: Timings(taken) for name, taken in seconds.items()}
 
 
-async def rates_in_turn(loads: Mapping[str, Load], rounds: int, seconds: float) -> dict[str, Rate]:
-    """Run each load for so many seconds a round, one after the other, the order turned about every round."""
+async def rates_in_turn(loads: Mapping[str, Load], rounds: int, seconds: float, settle: Call) -> dict[str, Rate]:
+    """Run each load for so many seconds a round, one after the other, the order turned about every round.
+
+    After each, `settle` does what its calls have put off, so that it does not fall into another's turn.
+    """
     rates: dict[str, list[float]] = {name: [] for name in loads}
+    settled: dict[str, list[float]] = {name: [] for name in loads}
     taken: dict[str, list[list[float]]] = {name: [] for name in loads}
     for load in loads.values():
         await load(seconds / 4)
+        await settle()
     for index in range(rounds):
         order = list(loads.items())
         for name, load in order if index % 2 == 0 else reversed(order):
             began = time.perf_counter()
             calls = await load(seconds)
             rates[name].append(len(calls) / (time.perf_counter() - began))
+            await settle()
+            settled[name].append(len(calls) / (time.perf_counter() - began))
             taken[name].append(calls)
-    return {name: Rate(rates[name], Timings(taken[name])) for name in loads}
+    return {name: Rate(rates[name], Timings(taken[name]), settled[name]) for name in loads}

@@ -206,7 +206,7 @@ class Database:
         connections, self._connections = self._connections, []
         writer, self._writer, self._readers = self._writer, None, []
         if writer is not None:
-            writer.refuse_waiting(_shutting_down)
+            writer.stop(_shutting_down)
         for connection in connections:
             connection.stop_waiting()
         if writer is not None:

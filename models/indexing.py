@@ -1,8 +1,8 @@
 """Indexing: brings the index of full text up to the newest entries, many at once.
 
 A transaction that indexes one entry writes as much to FTS5's tables as one that indexes a hundred, and that is more
-than the append itself. So entries are indexed in slices after their commit: by the writer once enough has been written,
-and before a search (docs/decisions/full-text.md).
+than the append itself. So entries are indexed in slices after their commit: by the writer in the quiet, once enough has
+been written, and before a search (docs/decisions/full-text.md).
 """
 
 from typing import Any, NamedTuple

@@ -21,6 +21,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -49,8 +50,12 @@ _WRITER_CACHE_KIBIBYTES = 16_000
 """The writer's cache at most: in a large file it misses less (docs/decisions/pages-and-cache.md)."""
 _COMMIT_SECONDS = 1.0
 _PROGRESS_STEPS = 10_000
-_CHANGES_UNTIL_INDEXED = 1_000
-"""Once so many rows have changed the writer indexes a slice: an append by itself changes two, so as many as it has."""
+_CHANGES_OF_A_SLICE = 1_000
+"""Once so many rows have changed there is a slice to index: an append by itself changes two, so as many as it has."""
+_FAR_BEHIND_BYTES = 8_000_000
+"""Once the file has grown by so much the writer indexes in a burst too: a search would wait for it about a second."""
+
+_SIZES = ("page_count", "freelist_count", "page_size")
 
 _ROLLED_BACK = "The database rolled the transaction back, so nothing was stored: try again in a moment."
 _TOO_LATE = "The database was busy with other calls for too long, so nothing was stored: try again in a moment."
@@ -130,7 +135,8 @@ class SqliteConnection:
         self._raw: Any = None
         self._deadline: float | None = None
         self._closing = threading.Event()
-        self._indexed_at = 0
+        # How many rows had changed, and how large the file was, when all was indexed; and when that was last looked at.
+        self._indexed_at = self._looked_at = self._indexed_bytes = 0
         self._random = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._thread: Any = aiosqlite.Connection(self._connect, 64)
         self.pending = 0
@@ -223,15 +229,41 @@ class SqliteConnection:
             return [outcome if outcome.error else Outcome(error=failed) for outcome in outcomes]
         return outcomes
 
-    def index_when_due(self) -> None:
-        """Index a slice if as much has been written; what cannot be indexed now is left to the next time."""
+    @property
+    def is_behind(self) -> bool:
+        """Tell whether so much was written that there is a slice to index."""
+        return bool(self._raw.total_changes - self._indexed_at >= _CHANGES_OF_A_SLICE)
+
+    def index_when_far_behind(self) -> None:
+        """Index a slice if as much has been written and the index is far behind: units are waiting."""
         changes = self._raw.total_changes
-        if changes - self._indexed_at < _CHANGES_UNTIL_INDEXED:
+        paid = changes - self._looked_at
+        if paid < _CHANGES_OF_A_SLICE:
             return
-        # One, and for what was written, however much else is not indexed: units are waiting.
-        indexed = self._index_slice()
-        paid = changes - self._indexed_at if indexed.is_last else indexed.entries
-        self._indexed_at += paid + self._raw.total_changes - changes
+        # What is locked now is looked at the next time.
+        with suppress(Exception):
+            used_bytes = self._used_bytes()
+            # Less where something was deleted.
+            self._indexed_bytes = min(self._indexed_bytes, used_bytes)
+            if used_bytes - self._indexed_bytes > _FAR_BEHIND_BYTES:
+                indexed = self.index_slice()
+                paid = paid if indexed.is_last else indexed.entries
+        self._looked_at += paid + self._raw.total_changes - changes
+
+    def index_slice(self) -> indexing.Slice:
+        """Index some of what is new; where that cannot be done now, as if nothing were new."""
+        indexed = indexing.Slice(0, is_last=True)
+        # Whatever it is, the next append will meet it, and tell.
+        with suppress(Exception):
+            if not indexing.read_progress(self._connected).is_complete:
+                until = time.monotonic() + _COMMIT_SECONDS
+                (outcome,) = self.run_group([Job(by_itself(indexing.index_some), None, until)])
+                indexed = indexed if outcome.error is not None else outcome.result
+            if indexed.is_last:
+                self._indexed_bytes = self._used_bytes()
+        if indexed.is_last:
+            self._indexed_at = self._raw.total_changes
+        return indexed
 
     def run_read(self, unit: Callable[[Connection], Any], deadline: float) -> Any:
         """Run a unit that only reads, on one snapshot."""
@@ -255,17 +287,9 @@ class SqliteConnection:
             raise self.to_answer(error) from None
         return int(version)
 
-    def _index_slice(self) -> indexing.Slice:
-        """Index some of what is new; where that cannot be done now, as if nothing were new."""
-        nothing = indexing.Slice(0, is_last=True)
-        try:
-            if indexing.read_progress(self._connected).is_complete:
-                return nothing
-        except Exception:
-            # Whatever it is, the next append will meet it, and tell.
-            return nothing
-        (outcome,) = self.run_group([Job(by_itself(indexing.index_some), None, time.monotonic() + _COMMIT_SECONDS)])
-        return nothing if outcome.error is not None else outcome.result
+    def _used_bytes(self) -> int:
+        (pages,), (free,), (size,) = (self._raw.execute(f"PRAGMA {each}").fetchone() for each in _SIZES)
+        return int((pages - free) * size)
 
     def _run(self, run: Sequence[Job], *, savepoint: bool) -> list[Outcome]:
         deadline = min(job.deadline for job in run)
@@ -296,7 +320,8 @@ class SqliteConnection:
     def _connect(self) -> Any:
         self._raw = self._engine.open_raw(READER_BUSY_MILLISECONDS)
         if self._writes:
-            # Only now: the settings read the schema, and may meet another process's lock themselves.
+            self._indexed_bytes = self._used_bytes()
+            # Only now: what is above reads the file, and may meet another process's lock itself.
             self._raw.execute("PRAGMA busy_timeout=0")
             self._raw.execute(f"PRAGMA cache_size={-_WRITER_CACHE_KIBIBYTES:d}")
         self._raw.set_progress_handler(self._past_deadline, _PROGRESS_STEPS)

@@ -3,6 +3,9 @@
 Its thread takes what waits by itself, group after group, so that a group is being written while the event loop still
 hands out the answers of the one before. Whatever becomes of a caller, the unit is finished, and what it has to tell is
 told, on the event loop.
+
+In the quiet after it has written much, it brings the index of full text up to date: a slice, and the next one where
+still nothing else is to be written.
 """
 
 import asyncio
@@ -10,11 +13,16 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 from models.sqlite import Job, Outcome, SqliteConnection, settle
 
 logger = logging.getLogger(__name__)
+
+_QUIET_SECONDS = 0.05
+"""It is quiet where nothing was written for so long."""
 
 
 class _Waiting(NamedTuple):
@@ -33,6 +41,9 @@ class Writer:
         self._lock = threading.Lock()
         self._waiting: deque[_Waiting] = deque()
         self._is_writing = False
+        self._handed_out = 0
+        self._indexing: asyncio.TimerHandle | None = None
+        self._is_stopped = False
 
     def submit(self, job: Job, committed: Callable[[Any], None] | None) -> "asyncio.Future[Any]":
         """Queue a unit; the future that comes back may be cancelled, which changes nothing for the unit."""
@@ -44,8 +55,11 @@ class Writer:
             self._connection.post(self._write_groups)
         return answer
 
-    def refuse_waiting(self, refusal: Callable[[], Exception]) -> None:
-        """Answer the units that have not begun with a refusal."""
+    def stop(self, refusal: Callable[[], Exception]) -> None:
+        """Answer the units that have not begun with a refusal, and index no more in the quiet."""
+        self._is_stopped = True
+        if self._indexing is not None:
+            self._indexing.cancel()
         with self._lock:
             refused = list(self._waiting)
             self._waiting.clear()
@@ -61,8 +75,8 @@ class Writer:
     def _write_groups(self) -> None:
         while group := self._next_group():
             outcomes = self._run([waiting.job for waiting in group])
-            self._loop.call_soon_threadsafe(self._hand_out, group, outcomes)
-            self._connection.index_when_due()
+            self._loop.call_soon_threadsafe(self._hand_out, group, outcomes, self._connection.is_behind)
+            self._connection.index_when_far_behind()
 
     def _next_group(self) -> list[_Waiting]:
         with self._lock:
@@ -78,11 +92,33 @@ class Writer:
             # The transaction itself failed in a way that no unit caused.
             return [Outcome(error=self._connection.to_answer(error))] * len(jobs)
 
+    def _index(self, handed_out: int) -> None:
+        has_more = not self._connection.index_slice().is_last
+        # A loop that is closed needs no word.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._go_on_indexing, handed_out, has_more)
+
     # What follows runs on the event loop.
 
-    def _hand_out(self, group: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+    def _hand_out(self, group: Sequence[_Waiting], outcomes: Sequence[Outcome], is_behind: bool) -> None:
+        self._handed_out += 1
         for waiting, outcome in zip(group, outcomes, strict=True):
             self._answer(waiting, outcome)
+        if is_behind and self._indexing is None and not self._is_stopped:
+            self._index_in_quiet(None)
+
+    def _index_in_quiet(self, handed_out: int | None) -> None:
+        """Index a slice if nothing was handed out since so much was, else look again in a while."""
+        if self._handed_out == handed_out:
+            self._connection.post(partial(self._index, handed_out))
+        else:
+            self._indexing = self._loop.call_later(_QUIET_SECONDS, self._index_in_quiet, self._handed_out)
+
+    def _go_on_indexing(self, handed_out: int, has_more: bool) -> None:
+        if not has_more:
+            self._indexing = None
+        elif not self._is_stopped:
+            self._index_in_quiet(handed_out)
 
     def _answer(self, waiting: _Waiting, outcome: Outcome) -> None:
         if outcome.error is None and waiting.committed is not None:

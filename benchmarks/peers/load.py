@@ -70,6 +70,10 @@ class Store(ABC):
         """Return the last texts, in the way that the store has for it."""
         return (await self.read())[-count:]
 
+    async def settle(self) -> None:
+        """Do what the store has put off, so that it does not fall into another's turn."""
+        return
+
     async def recover(self, error: Exception) -> bool:
         """Return whether the append is to be tried again, as the store's documentation asks after this error."""
         del error
@@ -165,13 +169,16 @@ async def _pace(open_store: Open, plan: Plan) -> None:
             match order["do"]:
                 case "fill":
                     await store.fill([text_of(plan.process, next(numbers)) for _ in range(order["count"])])
+                    await store.settle()
                     _say({"found": len(await store.last(_LAST))})
                 case "append":
                     _say(await _timed(append, order["calls"]))
                 case "last":
                     _say(await _timed(last, order["calls"]))
                 case "together":
-                    _say(await _together(append, order["tasks"], order["seconds"]))
+                    told = await _together(append, order["tasks"], order["seconds"])
+                    await store.settle()
+                    _say(told)
 
 
 async def _timed(call: Callable[[], Awaitable[None]], calls: int) -> list[float]:

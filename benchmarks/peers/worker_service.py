@@ -14,7 +14,8 @@ from models.inputs import NewMessage, NewSession, NewUser
 class Service(Store):
     """Appends a message of the user to one session."""
 
-    def __init__(self, service: ChatService, user_id: UserId, session_id: SessionId) -> None:
+    def __init__(self, database: Database, service: ChatService, user_id: UserId, session_id: SessionId) -> None:
+        self._database = database
         self._service = service
         self._user_id = user_id
         self._session_id = session_id
@@ -38,13 +39,17 @@ class Service(Store):
         window = await self._service.get_session_history(self._user_id, self._session_id, count)
         return [entry["content"] for entry in window["entries"] if "content" in entry]
 
+    async def settle(self) -> None:
+        while not await self._database.index():
+            continue
+
 
 @asynccontextmanager
 async def open_service(plan: Plan) -> AsyncIterator[Store]:
     async with Database(f"sqlite+aiosqlite:///{plan.store}") as database:
         service = ChatService(database)
         user_id = UserId((await service.get_or_create_user(NewUser(username="visitor")))["id"])
-        yield Service(service, user_id, SessionId(plan.handle))
+        yield Service(database, service, user_id, SessionId(plan.handle))
 
 
 if __name__ == "__main__":

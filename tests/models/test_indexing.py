@@ -1,5 +1,6 @@
 """Indexing: entries are indexed after their commit, each once, and a search finds them from that commit on."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from sqlalchemy import Connection
 from chat_service.service import ChatService
 from models import full_text
 from models.database import Database
-from models.ids import UserId
+from models.ids import SessionId, UserId
 from models.indexing import index_some, read_progress
 from models.sqlite import choose_library
 from tests.support import done, fill_long, new_session, new_user, said, start_python, watch_statements
@@ -76,35 +77,69 @@ async def test_a_search_that_has_nothing_to_index_writes_nothing(database_url: s
         assert not [each for each in statements if "INSERT" in each or "IMMEDIATE" in each]
 
 
-async def test_the_writer_indexes_by_itself_once_much_is_written(
+async def test_what_was_written_is_indexed_in_the_quiet_after_it(
     database: Database, service: ChatService, user_id: UserId
 ) -> None:
-    session_id = await new_session(service, user_id)
-    for number in range(30):
-        await service.add_messages(user_id, session_id, [said(f"orchid {number}")] * 50)
-    # What the writer is given next comes after what it does by itself.
-    await database.write(lambda _: None)
-    behind = await database.read(_entries_behind)
-    assert behind < 1_100
-    await database.index()
-    assert await database.read(_entries_behind) == 0
+    assert await burst(database, service, user_id, "an orchid", 1_500) == 1_500
+    while await database.read(_entries_behind):
+        pass
     await database.write(check_words)
 
 
-async def test_however_much_is_not_indexed_a_writer_waits_for_no_more_than_was_written(
+async def test_in_a_burst_that_is_long_the_writer_indexes_too(
     database: Database, service: ChatService, user_id: UserId
 ) -> None:
-    session_id = await new_session(service, user_id)
-    await fill_long(database, session_id, 1)
-    # Past the writer, as by another process that was killed.
-    with closing(choose_library().connect(str(database.path))) as raw, raw:
-        raw.executemany(_MESSAGE, [(1, seq, "orchid") for seq in range(3, 5_003)])
-    for _ in range(2):
-        await service.add_messages(user_id, await new_session(service, user_id), [said("orchid")] * 500)
-    await database.write(lambda _: None)
-    assert 4_000 < await database.read(_entries_behind) < 6_000
+    # Twenty megabytes: a search would wait for seconds.
+    assert 0 < await burst(database, service, user_id, "orchid " * 700, 4_000) < 4_000
     assert len((await service.search_history(user_id, "orchid", limit=100))["hits"]) == 100
     assert await database.read(_entries_behind) == 0
+
+
+async def test_whoever_writes_while_much_is_indexed_waits_for_a_slice_or_two(
+    database: Database, service: ChatService, user_id: UserId
+) -> None:
+    session_id = await begin_to_index_much(database, service, user_id)
+    await service.add_message(user_id, session_id, said("orchid"))
+    assert await database.read(_entries_behind) > 0
+    while await database.read(_entries_behind):
+        pass
+
+
+async def test_closing_does_not_wait_until_much_is_indexed(database_url: str) -> None:
+    async with Database(database_url) as database:
+        service = ChatService(database)
+        await begin_to_index_much(database, service, await new_user(service))
+    async with Database(database_url) as database:
+        assert await database.read(_entries_behind) > 0
+        assert await database.index()
+        await database.write(check_words)
+
+
+async def begin_to_index_much(database: Database, service: ChatService, user_id: UserId) -> SessionId:
+    """Return a session that can be written to, where slices are being indexed of more than twenty thousand entries."""
+    await fill_long(database, await new_session(service, user_id), 1)
+    # Past the writer, as by another process that was killed.
+    with closing(choose_library().connect(str(database.path))) as raw, raw:
+        raw.executemany(_MESSAGE, [(1, seq, "orchid") for seq in range(3, 20_003)])
+    session_id = await new_session(service, user_id)
+    for _ in range(2):
+        await service.add_messages(user_id, session_id, [said("orchid")] * 500)
+    while await database.read(_entries_behind) > 20_000:
+        pass
+    return session_id
+
+
+async def burst(database: Database, service: ChatService, user_id: UserId, text: str, count: int) -> int:
+    """Append so many messages while the event loop hears nothing, and return how many are not indexed at the end."""
+    session_id = await new_session(service, user_id)
+    appended = [asyncio.ensure_future(service.add_message(user_id, session_id, said(text))) for _ in range(count)]
+    await asyncio.sleep(0)
+    with closing(choose_library().connect(str(database.path))) as raw:
+        while raw.execute("SELECT max(last_seq) FROM chat_sessions").fetchone() != (count,):
+            pass
+        (behind,) = raw.execute(_BEHIND).fetchone()
+    await asyncio.gather(*appended)
+    return int(behind)
 
 
 async def test_many_long_entries_are_indexed_in_slices(
@@ -231,6 +266,9 @@ _MESSAGE = (
     "INSERT INTO messages (session_key, seq, kind, role, author, created_at, content)"
     " VALUES (?, ?, 'message', 'user', 'user', 0, ?)"
 )
+_BEHIND = (
+    "SELECT count(*) FROM messages WHERE key > (SELECT indexed_key FROM search_progress WHERE entries = 'messages')"
+)
 _CALL = (
     "INSERT INTO tool_usages (session_key, seq, tool_name, status, origin, created_at, arguments)"
     " VALUES (?, ?, ?, 'success', 'agent', 0, '{}')"
@@ -255,8 +293,7 @@ def _blocks(connection: Connection) -> int:
 
 
 def _entries_behind(connection: Connection) -> int:
-    behind = "SELECT count(*) FROM messages WHERE key > (SELECT indexed_key FROM search_progress WHERE entries = ?)"
-    return int(connection.exec_driver_sql(behind, ("messages",)).scalar_one())
+    return int(connection.exec_driver_sql(_BEHIND).scalar_one())
 
 
 @contextmanager
