@@ -49,6 +49,8 @@ def restore(path: Path, source: Path, library: ModuleType, progress: Progress, *
     """
     if not source.exists():
         raise NotFound("There is no such backup: name the file that `db backup` wrote.")
+    if source.is_dir():
+        raise NotFound("The backup is a folder: name the file in it that `db backup` wrote.")
     _check(source, library)
     kept = _beside(path, f".before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S}")
     with refusals(library):

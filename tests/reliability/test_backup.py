@@ -401,6 +401,8 @@ def test_a_backup_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     now = Record(tmp_path / "chat.db", JOURNALS[0], "now")
     with pytest.raises(NotFound, match="no such backup"):
         restore(now, tmp_path / "none.db", replace=True)
+    with pytest.raises(NotFound, match="The backup is a folder"):
+        restore(now, tmp_path, replace=True)
     assert now.read() == now.all
 
 
