@@ -1,10 +1,13 @@
 """What goes to the client: frames in their order, at once where it reads them, and later where it does not yet."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 
 from server.transports.descriptors import Outward
+
+logger = logging.getLogger(__name__)
 
 _BYTES_AHEAD = 16 * 1_048_576
 
@@ -67,7 +70,10 @@ class WireOut:
             return 0
         try:
             return self._outward.write(data)
-        except OSError:
+        except OSError as error:
+            if not isinstance(error, ConnectionError):
+                # It is no client that has left.
+                logger.error("nothing more can be written to stdout: %s", error.strerror)
             self._end()
             self._gone()
             return 0

@@ -52,6 +52,14 @@ def test_what_cannot_be_printed_is_told(database_url: str, words: list[str]) -> 
     assert "Traceback" not in told.stderr
 
 
+@linux
+def test_answers_that_cannot_be_written_are_told(database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "calls").write_bytes(frame_of(tool_call(1, "list_sessions")))
+    with (tmp_path / "calls").open("rb") as calls, Path("/dev/full").open("wb") as full:
+        told = ended(database_url, stdin=calls, stdout=full)
+    assert told.stderr.endswith("nothing more can be written to stdout: No space left on device\n")
+
+
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
 def test_one_who_has_read_enough_is_told_nothing(database_url: str, words: list[str]) -> None:
     words = with_session(words, record_of(database_url, "word"))
