@@ -198,36 +198,7 @@ class SqliteConnection:
             self._begin("IMMEDIATE", latest)
         except Exception as error:
             return [Outcome(error=self.to_answer(error)) for _ in jobs]
-        outcomes: list[Outcome] = []
-        for run in _runs(jobs, apart=savepoints):
-            changes = self._raw.total_changes
-            is_torn = False
-            try:
-                done = self._run(run, savepoint=savepoints)
-            except BaseException as error:
-                done = [Outcome(error=self.to_answer(error))]
-                is_torn = len(run) > 1 or self._raw.total_changes != changes
-            if not self._raw.in_transaction:
-                # SQLite itself rolled everything back (full, input/output error, interrupt); a unit that caught the
-                # error has stored nothing all the same.
-                if len(jobs) > 1:
-                    return [outcome for each in jobs for outcome in self.run_group([each])]
-                return done if done[0].error else [Outcome(error=Unavailable(_ROLLED_BACK))]
-            if is_torn and len(jobs) > 1 and not savepoints:
-                self._rollback()
-                return self.run_group(jobs, savepoints=True)
-            outcomes += done
-        if all(outcome.error is not None for outcome in outcomes):
-            self._rollback()
-            return outcomes
-        try:
-            # In DELETE mode a reader can hold a commit up: the transaction stays, and only the commit is tried again.
-            self._retry_while_busy("COMMIT", max(latest, time.monotonic() + _COMMIT_SECONDS))
-        except Exception as error:
-            self._rollback()
-            failed = self.to_answer(error)
-            return [outcome if outcome.error else Outcome(error=failed) for outcome in outcomes]
-        return outcomes
+        return self._run_begun(jobs, savepoints=savepoints)
 
     @property
     def is_behind(self) -> bool:
@@ -247,20 +218,29 @@ class SqliteConnection:
             self._indexed_bytes = min(self._indexed_bytes, used_bytes)
             if used_bytes - self._indexed_bytes > _FAR_BEHIND_BYTES:
                 indexed = self.index_slice()
+                if indexed is None:
+                    return
                 paid = paid if indexed.is_last else indexed.entries
         self._looked_at += paid + self._raw.total_changes - changes
 
-    def index_slice(self) -> indexing.Slice:
-        """Index some of what is new; where that cannot be done now, as if nothing were new."""
-        indexed = indexing.Slice(0, is_last=True)
-        # Whatever it is, the next append will meet it, and tell.
-        with suppress(Exception):
+    def index_slice(self) -> indexing.Slice | None:
+        """Index some of what is new; None says that another process writes just now, which is not waited for.
+
+        Where it cannot be done for another reason, it is as if nothing were new: the next append meets it, and tells.
+        """
+        indexed, is_done = indexing.Slice(0, is_last=True), True
+        try:
             if not indexing.read_progress(self._connected).is_complete:
+                self._begin("IMMEDIATE", deadline=0)
                 until = time.monotonic() + _COMMIT_SECONDS
-                (outcome,) = self.run_group([Job(by_itself(indexing.index_some), None, until)])
-                indexed = indexed if outcome.error is not None else outcome.result
-            if indexed.is_last:
+                (outcome,) = self._run_begun([Job(by_itself(indexing.index_some), None, until)])
+                is_done = outcome.error is None
+                indexed = outcome.result if is_done else indexed
+            if is_done and indexed.is_last:
                 self._indexed_bytes = self._used_bytes()
+        except Exception as error:
+            if primary_code(error) == BUSY:
+                return None
         if indexed.is_last:
             self._indexed_at = self._raw.total_changes
         return indexed
@@ -290,6 +270,39 @@ class SqliteConnection:
     def _used_bytes(self) -> int:
         (pages,), (free,), (size,) = (self._raw.execute(f"PRAGMA {each}").fetchone() for each in _SIZES)
         return int((pages - free) * size)
+
+    def _run_begun(self, jobs: Sequence[Job], *, savepoints: bool = False) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for run in _runs(jobs, apart=savepoints):
+            changes = self._raw.total_changes
+            is_torn = False
+            try:
+                done = self._run(run, savepoint=savepoints)
+            except BaseException as error:
+                done = [Outcome(error=self.to_answer(error))]
+                is_torn = len(run) > 1 or self._raw.total_changes != changes
+            if not self._raw.in_transaction:
+                # SQLite itself rolled everything back (full, input/output error, interrupt); a unit that caught the
+                # error has stored nothing all the same.
+                if len(jobs) > 1:
+                    return [outcome for each in jobs for outcome in self.run_group([each])]
+                return done if done[0].error else [Outcome(error=Unavailable(_ROLLED_BACK))]
+            if is_torn and len(jobs) > 1 and not savepoints:
+                self._rollback()
+                return self.run_group(jobs, savepoints=True)
+            outcomes += done
+        if all(outcome.error is not None for outcome in outcomes):
+            self._rollback()
+            return outcomes
+        try:
+            # In DELETE mode a reader can hold a commit up: the transaction stays, and only the commit is tried again.
+            latest = max(job.deadline for job in jobs)
+            self._retry_while_busy("COMMIT", max(latest, time.monotonic() + _COMMIT_SECONDS))
+        except Exception as error:
+            self._rollback()
+            failed = self.to_answer(error)
+            return [outcome if outcome.error else Outcome(error=failed) for outcome in outcomes]
+        return outcomes
 
     def _run(self, run: Sequence[Job], *, savepoint: bool) -> list[Outcome]:
         deadline = min(job.deadline for job in run)

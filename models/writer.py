@@ -5,7 +5,8 @@ hands out the answers of the one before. Whatever becomes of a caller, the unit 
 told, on the event loop.
 
 In the quiet after it has written much, it brings the index of full text up to date: a slice, and the next one where
-still nothing else is to be written.
+still nothing else is to be written. It leaves other processes, which it does not hear, a moment between two slices, and
+waits for none of them with one.
 """
 
 import asyncio
@@ -17,12 +18,17 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
+from models.indexing import Slice
 from models.sqlite import Job, Outcome, SqliteConnection, settle
 
 logger = logging.getLogger(__name__)
 
 _QUIET_SECONDS = 0.05
 """It is quiet where nothing was written for so long."""
+_BREATH_SECONDS = 0.006
+"""So long is between two slices: another process that waits for the lock looks for it every 4 ms."""
+_ELSEWHERE_SECONDS = 0.2
+"""So long a slice is put off where another process writes, which may be a slice too."""
 
 
 class _Waiting(NamedTuple):
@@ -93,10 +99,10 @@ class Writer:
             return [Outcome(error=self._connection.to_answer(error))] * len(jobs)
 
     def _index(self, handed_out: int) -> None:
-        has_more = not self._connection.index_slice().is_last
+        indexed = self._connection.index_slice()
         # A loop that is closed needs no word.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._go_on_indexing, handed_out, has_more)
+            self._loop.call_soon_threadsafe(self._go_on_indexing, handed_out, indexed)
 
     # What follows runs on the event loop.
 
@@ -105,20 +111,28 @@ class Writer:
         for waiting, outcome in zip(group, outcomes, strict=True):
             self._answer(waiting, outcome)
         if is_behind and self._indexing is None and not self._is_stopped:
-            self._index_in_quiet(None)
+            self._index_after(_QUIET_SECONDS)
 
-    def _index_in_quiet(self, handed_out: int | None) -> None:
+    def _index_after(self, seconds: float) -> None:
+        self._indexing = self._loop.call_later(seconds, self._index_in_quiet, self._handed_out)
+
+    def _index_in_quiet(self, handed_out: int) -> None:
         """Index a slice if nothing was handed out since so much was, else look again in a while."""
         if self._handed_out == handed_out:
             self._connection.post(partial(self._index, handed_out))
         else:
-            self._indexing = self._loop.call_later(_QUIET_SECONDS, self._index_in_quiet, self._handed_out)
+            self._index_after(_QUIET_SECONDS)
 
-    def _go_on_indexing(self, handed_out: int, has_more: bool) -> None:
-        if not has_more:
+    def _go_on_indexing(self, handed_out: int, indexed: Slice | None) -> None:
+        if indexed is None:
+            seconds = _ELSEWHERE_SECONDS
+        elif indexed.is_last:
             self._indexing = None
-        elif not self._is_stopped:
-            self._index_in_quiet(handed_out)
+            return
+        else:
+            seconds = _BREATH_SECONDS if self._handed_out == handed_out else _QUIET_SECONDS
+        if not self._is_stopped:
+            self._index_after(seconds)
 
     def _answer(self, waiting: _Waiting, outcome: Outcome) -> None:
         if outcome.error is None and waiting.committed is not None:

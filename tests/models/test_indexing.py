@@ -1,6 +1,7 @@
 """Indexing: entries are indexed after their commit, each once, and a search finds them from that commit on."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,7 +17,17 @@ from models.database import Database
 from models.ids import SessionId, UserId
 from models.indexing import index_some, read_progress
 from models.sqlite import choose_library
-from tests.support import done, fill_long, new_session, new_user, said, start_python, watch_statements
+from models.sqlite_file import path_from_url
+from tests.support import (
+    SECONDS,
+    done,
+    fill_long,
+    new_session,
+    new_user,
+    said,
+    start_python,
+    watch_statements,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -115,12 +126,62 @@ async def test_closing_does_not_wait_until_much_is_indexed(database_url: str) ->
         await database.write(check_words)
 
 
-async def begin_to_index_much(database: Database, service: ChatService, user_id: UserId) -> SessionId:
+async def test_what_another_process_keeps_locked_in_the_quiet_is_indexed_after_it(database_url: str) -> None:
+    path = path_from_url(database_url)
+    with closing(choose_library().connect(str(path), isolation_level=None, check_same_thread=False)) as other:
+        # Where readers are refused too, so that not even how far the index is can be seen.
+        other.execute("PRAGMA journal_mode=delete")
+        async with Database(database_url) as database:
+            service = ChatService(database)
+            user_id = await new_user(service)
+            session_id = await new_session(service, user_id)
+            await service.add_messages(user_id, session_id, [said("orchid")] * 500)
+            tries = await _watch_tries(database)
+            await service.add_messages(user_id, session_id, [said("orchid")] * 500)
+            other.execute("BEGIN EXCLUSIVE")
+            for _ in range(2):
+                assert await asyncio.to_thread(tries.acquire, timeout=SECONDS)
+            other.execute("ROLLBACK")
+            while await database.read(_entries_behind):
+                pass
+            await database.write(check_words)
+
+
+async def test_another_process_that_writes_while_much_is_indexed_waits_for_few_slices(
+    database: Database, service: ChatService, user_id: UserId
+) -> None:
+    with start_python(_WRITE_AND_TELL, f"sqlite+aiosqlite:///{database.path}") as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        await begin_to_index_much(database, service, user_id, "orchid lily " * 30)
+        other.stdin.close()
+        # All that it writes together; a slice has 500 entries.
+        assert int(await asyncio.to_thread(other.stdout.readline)) <= 2_500
+
+
+async def test_entries_that_cannot_be_indexed_do_not_make_a_writer_believe_that_they_are(
+    database: Database, service: ChatService, user_id: UserId
+) -> None:
+    await fill_long(database, await new_session(service, user_id), 1)
+    with closing(choose_library().connect(str(database.path), isolation_level=None)) as raw:
+        # No text, of which no words can be made.
+        raw.execute(_MESSAGE, (1, 3, b"orchid"))
+        assert await burst(database, service, user_id, "orchid " * 700, 3_000) >= 3_000
+        full_text.register(raw)
+        raw.execute("DELETE FROM messages WHERE seq = 3 AND session_key = 1")
+    # As much waits as before, so the writer indexes in this burst too, short as it is.
+    assert await burst(database, service, user_id, "orchid", 3_100) < 6_000
+
+
+async def begin_to_index_much(
+    database: Database, service: ChatService, user_id: UserId, text: str = "orchid"
+) -> SessionId:
     """Return a session that can be written to, where slices are being indexed of more than twenty thousand entries."""
     await fill_long(database, await new_session(service, user_id), 1)
     # Past the writer, as by another process that was killed.
     with closing(choose_library().connect(str(database.path))) as raw, raw:
-        raw.executemany(_MESSAGE, [(1, seq, "orchid") for seq in range(3, 20_003)])
+        raw.executemany(_MESSAGE, [(1, seq, text) for seq in range(3, 20_003)])
     session_id = await new_session(service, user_id)
     for _ in range(2):
         await service.add_messages(user_id, session_id, [said("orchid")] * 500)
@@ -262,6 +323,27 @@ async def main(url, user_id, session_id):
 
 asyncio.run(main(*sys.argv[1:]))
 """
+_WRITE_AND_TELL = """
+import asyncio, sys
+from models.database import Database
+
+BEHIND = "SELECT max(key) - (SELECT indexed_key FROM search_progress WHERE entries = 'messages') FROM messages"
+
+def behind(connection):
+    return connection.exec_driver_sql(BEHIND).scalar_one()
+
+async def main(url):
+    async with Database(url) as database:
+        print("open", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        waited = []
+        for number in range(9):
+            before = await database.read(behind)
+            waited.append(before - await database.write(behind))
+        print(sum(waited), flush=True)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
 _MESSAGE = (
     "INSERT INTO messages (session_key, seq, kind, role, author, created_at, content)"
     " VALUES (?, ?, 'message', 'user', 'user', 0, ?)"
@@ -273,6 +355,22 @@ _CALL = (
     "INSERT INTO tool_usages (session_key, seq, tool_name, status, origin, created_at, arguments)"
     " VALUES (?, ?, ?, 'success', 'agent', 0, '{}')"
 )
+
+
+async def _watch_tries(database: Database) -> threading.Semaphore:
+    """Return what is released with every look of the writer at how far the index is."""
+    tries = threading.Semaphore(0)
+
+    def note(statement: str) -> None:
+        if "search_progress" in statement:
+            tries.release()
+
+    def listen(connection: Connection) -> None:
+        raw: Any = connection.connection.driver_connection
+        raw.set_trace_callback(note)
+
+    await database.write(listen)
+    return tries
 
 
 def _three_sessions(connection: Connection) -> None:
