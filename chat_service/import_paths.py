@@ -11,7 +11,7 @@ from chat_service.import_sessions import Origin
 from chat_service.imports import Report, import_file
 from chat_service.service import ChatService
 from chat_service.transcripts.formats import FORMATS, files_in
-from models.errors import Invalid
+from models.errors import Invalid, Unavailable
 from models.ids import SessionId, UserId
 
 ARCHIVE = "jsonl"
@@ -56,8 +56,12 @@ class Importer:
         self._seen: dict[Path, tuple[int, int]] = {}
 
     async def import_all(self, progress: Progress = _no_progress) -> Report:
-        """Import every file, and say what became of them; `progress` hears bytes done and in all."""
-        return await self._import(self._files(), progress)
+        """Import every file, index what is stored, and say what became of them; `progress` hears bytes, done and all."""
+        report = await self._import(self._files(), progress)
+        # Where that cannot be, a search does it, and says how far it came.
+        with suppress(Unavailable):
+            await self._service.finish_indexing()
+        return report
 
     async def import_changed(self) -> Report | None:
         """Import the files that are new or have changed since the last time, and say what became of them."""

@@ -410,6 +410,11 @@ class ChatService:
         result, _ = await self._database.write(unit, self._tell)
         return result
 
+    async def finish_indexing(self) -> None:
+        """Index all that is stored, for which a search would have to wait else; raises Unavailable."""
+        while not await self._database.index():
+            continue
+
     async def finish_deletions(self) -> bool:
         """Remove what deletions have left and overwrite it on the disk, in short steps; tells whether that is done.
 

@@ -99,6 +99,7 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
     "verify_audit_log": lambda world: {},
     "transaction": lambda world: {"function": _create_and_append(world)},
     "finish_deletions": lambda world: {},
+    "finish_indexing": lambda world: {},
     "snapshot": lambda world: {"function": _read_session(world)},
     "health": lambda world: {},
 }
@@ -106,7 +107,10 @@ EXAMPLES: dict[str, Callable[[World], Arguments]] = {
 
 GENERIC_RESULTS = {"transaction": SessionDict, "snapshot": SessionDict}
 
-WITHOUT_USER = {"get_or_create_user", "transaction", "snapshot", "finish_deletions", "verify_audit_log", "health"}
+WITHOUT_USER = {
+    *("get_or_create_user", "transaction", "snapshot", "finish_deletions", "finish_indexing"),
+    *("verify_audit_log", "health"),
+}
 
 METHODS = {name: member for name, member in inspect.getmembers(ChatService, callable) if not name.startswith("_")}
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from chat_service.service import ChatService
 from chat_service.transcripts.formats import FORMATS
 from models.database import Database
 from models.ids import SessionId, UserId
+from models.indexing import read_progress
 from models.inputs import SessionChanges
+from models.sqlite import choose_library
 from tests.chat_service.transcripts.support import (
     SHORT,
     WRITERS,
@@ -154,6 +157,30 @@ async def test_of_the_files_of_a_folder_the_one_that_was_written_last_is_the_new
     await Importer(service, user_id, "openai", [tmp_path]).import_all()
     page = await service.get_user_sessions(user_id)
     assert [session["title"] for session in page["sessions"]] == ["b", "a", "c"]
+
+
+async def test_what_was_imported_is_indexed_at_the_end(
+    database: Database, service: ChatService, user_id: UserId, tmp_path: Path
+) -> None:
+    write(tmp_path / "project" / "a.json", json.dumps([{"role": "user", "content": "orchid"}] * 700))
+    await Importer(service, user_id, "openai", [tmp_path]).import_all()
+    assert (await database.read(read_progress)).is_complete
+
+
+async def test_an_import_beside_a_lock_leaves_the_index_to_the_next_search(
+    database: Database, service: ChatService, user_id: UserId, tmp_path: Path
+) -> None:
+    write(tmp_path / "project" / "a.json", json.dumps([{"role": "user", "content": "orchid"}]))
+    held = choose_library().connect(str(database.path), isolation_level=None)
+
+    def hold(done: int, total: int) -> None:
+        if total and done == total and not held.in_transaction:
+            held.execute("BEGIN IMMEDIATE")
+
+    with closing(held):
+        report = await Importer(service, user_id, "openai", [tmp_path]).import_all(hold)
+    assert report.tally.added["messages"] == 1
+    assert len((await service.search_history(user_id, "orchid"))["hits"]) == 1
 
 
 def write(file: Path, text: str) -> None:
