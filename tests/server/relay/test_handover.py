@@ -16,7 +16,7 @@ from chat_service.service import ChatService
 from models.database import Database
 from models.sqlite import choose_library
 from server.record import Caller
-from server.relay.copies import Copies, Copy, Kind, missing_from, read_copies
+from server.relay.copies import Copies, Copy, Kind, gap, missing_from, pack_copy, read_copies
 from server.relay.destination import Destination
 from server.relay.handover import Handover, Started
 from server.relay.kept import Kept
@@ -28,9 +28,9 @@ from server.relay.recording import Recording
 from server.relay.waiting import Chosen, Gap, Left, Settled
 from server.settings import Settings
 from tests.reliability.test_disk import linux
-from tests.server.relay.support import HELLO, Pipes, Recorded, call, piped, recorded_in, relayed, scripted
+from tests.server.relay.support import HELLO, RECORD, Pipes, Recorded, call, piped, recorded_in, relayed, scripted
 from tests.server.relay.test_recording import entry, held, make_record, recorder_of, wait_for_the_end_of
-from tests.server.support import WAIT_SECONDS
+from tests.server.support import WAIT_SECONDS, environment_of
 
 pytestmark = pytest.mark.anyio
 
@@ -253,20 +253,60 @@ def test_states_are_left_now_and_then_and_never_grow_with_the_traffic() -> None:
     assert [each.seen for each in notes] == sorted({each.seen for each in notes})
 
 
-def test_numbers_are_not_given_twice_where_the_calls_in_a_gap_had_some() -> None:
-    def line(number: int) -> bytes:
-        return b'{"id":%d,"method":"tools/call","params":{"name":"echo"}}\n' % number
+def question(number: int) -> bytes:
+    return b'{"id":%d,"method":"tools/call","params":{"name":"echo","arguments":{"nth":%d}}}\n' % (number, number)
 
-    whole, after_a_gap = Observer(1_000), Observer(1_000)
-    for number in range(4):
-        list(whole.see(Copy(Kind.TO_SERVER, 0, 0, line(number))))
-    list(after_a_gap.see(Copy(Kind.TO_SERVER, 0, 0, line(0))))
-    missed = len(line(1) + line(2) + line(3))
-    list(after_a_gap.see(Copy(Kind.GAP_TO_SERVER, 0, 0, missed.to_bytes(8, "little"))))
-    list(after_a_gap.see(Copy(Kind.TO_SERVER, 0, 0, b"\n" + line(4))))
-    numbers = [each.number for each in after_a_gap.end(0, 0)]
-    assert not set(numbers[1:]) & {each.number for each in whole.end(0, 0)}
-    assert len(numbers) == 2
+
+def answer(number: int) -> bytes:
+    return b'{"id":%d,"result":{}}\n' % number
+
+
+@pytest.mark.parametrize("seen", [0, 1, 3])
+def test_a_call_has_the_same_number_whatever_was_missed_before_it(seen: int) -> None:
+    batch = b"[" + question(3).strip() + b"," + question(4)[:-1] + b"]\n"
+    lines = [question(0), b" \r\n", question(1) + question(2), batch, question(5)[:10], question(5)[10:], question(6)]
+    whole, torn = Observer(1_000), Observer(1_000)
+    for line in lines:
+        list(whole.see(Copy(Kind.TO_SERVER, 0, 0, line)))
+    for line in lines[:seen]:
+        list(torn.see(Copy(Kind.TO_SERVER, 0, 0, line)))
+    missed = len(b"".join(lines[seen:5]))
+    list(torn.see(Copy(Kind.GAP_TO_SERVER, 0, 0, missed.to_bytes(8, "little"))))
+    for line in lines[5:]:
+        list(torn.see(Copy(Kind.TO_SERVER, 0, 0, line)))
+    numbers = {each.request_id: each.number for each in whole.end(0, 0)}
+    assert len(set(numbers.values())) == 7
+    after_the_gap = {each.request_id: each.number for each in torn.end(0, 0)}
+    assert 6 in after_the_gap
+    assert after_the_gap.items() <= numbers.items()
+
+
+def record_copies(url: str, *copies: Copy) -> None:
+    """Let a process record copies, as one of many of the same relay."""
+    subprocess.run(
+        [*RECORD, "--copies", "--run", "run", "--wait", "60"],
+        input=b"".join(map(pack_copy, copies)),
+        stdout=subprocess.DEVNULL,
+        env=environment_of(url),
+        check=True,
+        timeout=WAIT_SECONDS,
+    )
+
+
+async def test_a_call_is_not_recorded_again_where_copies_of_before_it_are_kept_no_more(database_url: str) -> None:
+    calls = [
+        copy
+        for number in range(4)
+        for copy in (Copy(Kind.TO_SERVER, 0, 0, question(number)), Copy(Kind.TO_CLIENT, 0, 0, answer(number)))
+    ]
+    end = Copy(Kind.END, 0, 0, b"")
+    record_copies(database_url, *calls[:6], end)
+    gaps = [gap(each.kind, len(each.data)) for each in calls[:2]]
+    # It cannot know that the gap ends with a line, and lets go of the next one too.
+    record_copies(database_url, Copy(Kind.BEGIN, 0, 0, b""), *gaps, *calls[2:], end)
+    recorded = await recorded_in(database_url)
+    assert numbers_of(recorded) == [0, 1, 2, 3]
+    assert len(recorded.messages) == 1
 
 
 # The one that hands over
