@@ -313,7 +313,7 @@ async def test_a_call_is_not_recorded_again_where_copies_of_before_it_are_kept_n
 
 
 READER = """
-import os, sys
+import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from server.relay.copies import Kind, pack_copy, read_copies
 from server.relay.kept import Kept
@@ -328,11 +328,18 @@ for copy in read_copies(sys.stdin.buffer):
         notebook.write(Told.NOTE, b"a note")
     if copy.data == b"die":
         os.kill(os.getpid(), 9)
+    if copy.data == b"nonsense" and not os.path.exists("once"):
+        open("once", "w").close()
+        os.write(1, bytes([255]) + bytes(12))
+        signal.pause()
     if copy.data == b"once" and not os.path.exists("once"):
         open("once", "w").close()
         os._exit(4)
     if copy.kind is Kind.END:
         notebook.write(Told.FINISHED)
+        if os.path.exists("stay"):
+            notebook.close()
+            signal.pause()
         os._exit(0)
 """
 
@@ -452,3 +459,45 @@ def test_a_process_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None
     assert said == [
         "nothing is recorded: Too many open files; another is started, and given what may not be recorded yet"
     ]
+
+
+def test_a_process_that_tells_what_cannot_be_understood_is_followed_by_another(tmp_path: Path) -> None:
+    readers = Readers(tmp_path)
+    _, said = hand_over(readers, b"a", b"nonsense", b"b")
+    assert readers.read(1) == [BEGIN, *map(to_server, [b"a", b"nonsense", b"b"]), END]
+    assert said == [f"{ENDED}, and given what may not be recorded yet"]
+    assert readers.processes[0].poll() == -signal.SIGKILL
+
+
+@linux
+def test_a_process_whose_pipe_takes_nothing_is_followed_by_another(tmp_path: Path) -> None:
+    readers, refusals = Readers(tmp_path), iter(["/dev/full"])
+
+    def start() -> Started:
+        started = readers.start()
+        for each in refusals:
+            full = os.open(each, os.O_WRONLY)
+            os.dup2(full, started.stdin)
+            os.close(full)
+            os.kill(started.process.pid, signal.SIGSTOP)
+        return started
+
+    said = list[str]()
+    handover = Handover(Copies(), start, said.append, (0.0,) * 4)
+    handover.add(Kind.TO_SERVER, b"a")
+    handover.end()
+    assert handover.finish(WAIT_SECONDS)
+    assert readers.read(1) == [BEGIN, to_server(b"a"), END]
+    assert said == [f"{ENDED}, and given what may not be recorded yet"]
+
+
+def test_what_passes_after_the_end_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "stay").touch()
+    readers = Readers(tmp_path)
+    handover = Handover(Copies(), readers.start, print, (0.0,) * 4)
+    handover.end()
+    # More than a pipe holds, and nobody reads any more.
+    handover.add(Kind.TO_SERVER, b"x" * 2_000_000)
+    assert handover.finish(WAIT_SECONDS)
+    readers.processes[0].kill()
+    assert readers.read(0) == [BEGIN, END]
