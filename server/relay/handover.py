@@ -60,7 +60,7 @@ class Handover:
         self._is_all_given = False
         self._ended = threading.Event()
         # The present process: its pipe, what it is given before any new copy, and what its pipe has not taken yet.
-        self._pipe: int | None = None
+        self._present: Started | None = None
         self._first: deque[Copy] = deque()
         self._rest = memoryview(b"")
         self._is_needed = threading.Event()
@@ -71,15 +71,16 @@ class Handover:
     def add(self, kind: Kind, data: bytes) -> None:
         """Take a copy and hand it over, or leave it to the thread where that cannot be done at once."""
         with self._lock:
-            self._copies.add(kind, data)
-            self._write_or_leave_it()
+            if not self._ended.is_set():
+                self._copies.add(kind, data)
+                self._write_or_leave_it()
 
     def end(self) -> None:
-        """Say that nothing more will come."""
+        """Say that nothing more will come; what comes all the same is left out."""
         with self._lock:
             self._copies.end()
             self._write_or_leave_it()
-        self._ended.set()
+            self._ended.set()
 
     def finish(self, seconds: float) -> bool:
         """Wait until all is done that can be done, for so long at most; tell whether it is."""
@@ -126,7 +127,7 @@ class Handover:
         os.set_blocking(recorder.stdin, False)
         _widen(recorder.stdin)
         with self._lock:
-            self._pipe = recorder.stdin
+            self._present = recorder
             self._first = self._kept.for_another()
             self._rest = memoryview(b"")
             self._write_or_leave_it()
@@ -144,16 +145,10 @@ class Handover:
                 wait_for_room(recorder.stdin)
         listening.join()
         with self._lock:
-            self._pipe = None
+            self._present = None
+        code = 0 if self._is_finished else _code_of(recorder.process)
+        # Not before: one that is still there would take it for our end.
         os.close(recorder.stdin)
-        if self._is_finished:
-            return ""
-        try:
-            code = recorder.process.wait(_MOMENT)
-        except TimeoutExpired:
-            # Two at once would both record.
-            recorder.process.kill()
-            code = recorder.process.wait()
         how = f"signal {-code}" if code < 0 else f"code {code}"
         return f"the process that records ended with {how}"
 
@@ -168,15 +163,18 @@ class Handover:
 
     def _write_what_waits(self) -> bool:
         try:
-            while self._pipe is not None and (self._rest or self._pack_the_next()):
-                self._rest = self._rest[os.write(self._pipe, self._rest) :]
+            while self._present is not None and (self._rest or self._pack_the_next()):
+                self._rest = self._rest[os.write(self._present.stdin, self._rest) :]
                 if not self._rest:
                     self._has_given(self._first.popleft() if self._first else self._take())
         except BlockingIOError:
             return False
-        except OSError:
+        except (OSError, MemoryError) as error:
+            if self._present is not None and not isinstance(error, BrokenPipeError):
+                # Nothing more can be handed over to it, but to another.
+                self._present.process.kill()
             # It is gone, and the thread hears of it.
-            self._pipe = None
+            self._present = None
         return True
 
     def _pack_the_next(self) -> bool:
@@ -194,7 +192,8 @@ class Handover:
             self._is_all_given = True
 
     def _listen(self, pipe: int, gone: threading.Event) -> None:
-        with os.fdopen(pipe, "rb") as notes:
+        # Who cannot be heard is as good as gone.
+        with os.fdopen(pipe, "rb") as notes, suppress(MemoryError, ValueError):
             for note in read_notes(notes):
                 with self._lock:
                     self._is_told = True
@@ -206,6 +205,15 @@ class Handover:
                         self._kept.add_note(note.data)
         gone.set()
         self._is_needed.set()
+
+
+def _code_of(process: "Popen[bytes]") -> int:
+    """Return how a process ended, and see to it that it does: two at once would both record."""
+    try:
+        return process.wait(_MOMENT)
+    except TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def _widen(pipe: int) -> None:

@@ -39,10 +39,12 @@ class Kept:
 
     def begin_with(self, state: bytes, seen: int) -> None:
         """Keep a state, which stands for all that was told and for the first so many copies that were given."""
+        if seen < self._let_go:
+            # Of what is missing, it stands for a part that nobody knows.
+            return
         self._state = state
         self._notes.clear()
-        if seen >= self._let_go:
-            self._missing = [0, 0]
+        self._missing = [0, 0]
         while self._let_go < seen:
             self._forget_the_oldest()
 

@@ -34,6 +34,7 @@ class Observer:
         self._server = server_name
         self._handshakes: set[_Key] = set()
         self._open: dict[_Key, list[Call]] = {}
+        self._number = 0
         self.calls = 0
         self.missed_bytes = 0
 
@@ -46,10 +47,8 @@ class Observer:
             missed = missing_from(copy)
             self.missed_bytes += missed
             # What begins in the gap is only half there: it is let go up to the end of its line.
-            missed += sum(map(len, self._lines[direction].end()))
-            if direction == Kind.TO_SERVER:
-                # Somebody may have seen what was in it, and there are fewer calls than bytes: no number comes twice.
-                self.calls += missed
+            list(self._lines[direction].end())
+            self._lines[direction].skip(missed)
             self._torn[direction] = True
             return
         for line in self._lines[copy.kind].feed(self._after_the_tear(copy)):
@@ -73,9 +72,12 @@ class Observer:
             return copy.data
         _, end, rest = copy.data.partition(b"\n")
         self._torn[copy.kind] = not end
+        self._lines[copy.kind].skip(len(copy.data) - len(rest))
         return rest
 
     def _see_line(self, copy: Copy, line: bytes | Oversized) -> Iterator[Call]:
+        # A call's number is where it stands in what passed, the same whoever sees it and whatever was missed before.
+        self._number = self._lines[Kind.TO_SERVER].position
         message: Any = None
         if isinstance(line, bytes):
             try:
@@ -158,7 +160,8 @@ class Observer:
 
     def _next_number(self) -> int:
         self.calls += 1
-        return self.calls
+        self._number += 1
+        return self._number
 
     def _remember(self, key: _Key, call: Call) -> Iterator[Call]:
         # The answer to a call that was cancelled may still come, unless its id is used again.

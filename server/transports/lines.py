@@ -28,10 +28,15 @@ class Oversized:
 
 
 class Lines:
-    """Puts lines together from chunks: one of more than `limit` bytes comes as Oversized, an empty one not at all."""
+    """Puts lines together from chunks: one of more than `limit` bytes comes as Oversized, an empty one not at all.
+
+    `position` is where the line that was given last begins: so many bytes came before it.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._next = 0
+        self.position = 0
         self._begin()
 
     def feed(self, chunk: bytes) -> Iterator[bytes | Oversized]:
@@ -40,17 +45,23 @@ class Lines:
         for line in lines:
             self._add(line)
             yield from self.end()
+            self._next += 1
         if rest:
             self._add(rest)
 
     def end(self) -> Iterator[bytes | Oversized]:
         """End the line here, and give it."""
         parts, size, tail = self._parts, self._size, self._tail
+        self.position, self._next = self._next, self._next + size
         self._begin()
         if size > self._limit:
             yield Oversized(b"".join(parts), tail, size)
         elif line := b"".join(parts).strip():
             yield line
+
+    def skip(self, size: int) -> None:
+        """Take note of bytes that are not fed."""
+        self._next += size
 
     @property
     def is_oversized(self) -> bool:

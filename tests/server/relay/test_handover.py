@@ -16,7 +16,7 @@ from chat_service.service import ChatService
 from models.database import Database
 from models.sqlite import choose_library
 from server.record import Caller
-from server.relay.copies import Copies, Copy, Kind, missing_from, read_copies
+from server.relay.copies import Copies, Copy, Kind, gap, missing_from, pack_copy, read_copies
 from server.relay.destination import Destination
 from server.relay.handover import Handover, Started
 from server.relay.kept import Kept
@@ -28,9 +28,9 @@ from server.relay.recording import Recording
 from server.relay.waiting import Chosen, Gap, Left, Settled
 from server.settings import Settings
 from tests.reliability.test_disk import linux
-from tests.server.relay.support import HELLO, Pipes, Recorded, call, piped, recorded_in, relayed, scripted
+from tests.server.relay.support import HELLO, RECORD, Pipes, Recorded, call, piped, recorded_in, relayed, scripted
 from tests.server.relay.test_recording import entry, held, make_record, recorder_of, wait_for_the_end_of
-from tests.server.support import WAIT_SECONDS
+from tests.server.support import WAIT_SECONDS, environment_of
 
 pytestmark = pytest.mark.anyio
 
@@ -253,27 +253,67 @@ def test_states_are_left_now_and_then_and_never_grow_with_the_traffic() -> None:
     assert [each.seen for each in notes] == sorted({each.seen for each in notes})
 
 
-def test_numbers_are_not_given_twice_where_the_calls_in_a_gap_had_some() -> None:
-    def line(number: int) -> bytes:
-        return b'{"id":%d,"method":"tools/call","params":{"name":"echo"}}\n' % number
+def question(number: int) -> bytes:
+    return b'{"id":%d,"method":"tools/call","params":{"name":"echo","arguments":{"nth":%d}}}\n' % (number, number)
 
-    whole, after_a_gap = Observer(1_000), Observer(1_000)
-    for number in range(4):
-        list(whole.see(Copy(Kind.TO_SERVER, 0, 0, line(number))))
-    list(after_a_gap.see(Copy(Kind.TO_SERVER, 0, 0, line(0))))
-    missed = len(line(1) + line(2) + line(3))
-    list(after_a_gap.see(Copy(Kind.GAP_TO_SERVER, 0, 0, missed.to_bytes(8, "little"))))
-    list(after_a_gap.see(Copy(Kind.TO_SERVER, 0, 0, b"\n" + line(4))))
-    numbers = [each.number for each in after_a_gap.end(0, 0)]
-    assert not set(numbers[1:]) & {each.number for each in whole.end(0, 0)}
-    assert len(numbers) == 2
+
+def answer(number: int) -> bytes:
+    return b'{"id":%d,"result":{}}\n' % number
+
+
+@pytest.mark.parametrize("seen", [0, 1, 3])
+def test_a_call_has_the_same_number_whatever_was_missed_before_it(seen: int) -> None:
+    batch = b"[" + question(3).strip() + b"," + question(4)[:-1] + b"]\n"
+    lines = [question(0), b" \r\n", question(1) + question(2), batch, question(5)[:10], question(5)[10:], question(6)]
+    whole, torn = Observer(1_000), Observer(1_000)
+    for line in lines:
+        list(whole.see(Copy(Kind.TO_SERVER, 0, 0, line)))
+    for line in lines[:seen]:
+        list(torn.see(Copy(Kind.TO_SERVER, 0, 0, line)))
+    missed = len(b"".join(lines[seen:5]))
+    list(torn.see(Copy(Kind.GAP_TO_SERVER, 0, 0, missed.to_bytes(8, "little"))))
+    for line in lines[5:]:
+        list(torn.see(Copy(Kind.TO_SERVER, 0, 0, line)))
+    numbers = {each.request_id: each.number for each in whole.end(0, 0)}
+    assert len(set(numbers.values())) == 7
+    after_the_gap = {each.request_id: each.number for each in torn.end(0, 0)}
+    assert 6 in after_the_gap
+    assert after_the_gap.items() <= numbers.items()
+
+
+def record_copies(url: str, *copies: Copy) -> None:
+    """Let a process record copies, as one of many of the same relay."""
+    subprocess.run(
+        [*RECORD, "--copies", "--run", "run", "--wait", "60"],
+        input=b"".join(map(pack_copy, copies)),
+        stdout=subprocess.DEVNULL,
+        env=environment_of(url),
+        check=True,
+        timeout=WAIT_SECONDS,
+    )
+
+
+async def test_a_call_is_not_recorded_again_where_copies_of_before_it_are_kept_no_more(database_url: str) -> None:
+    calls = [
+        copy
+        for number in range(4)
+        for copy in (Copy(Kind.TO_SERVER, 0, 0, question(number)), Copy(Kind.TO_CLIENT, 0, 0, answer(number)))
+    ]
+    end = Copy(Kind.END, 0, 0, b"")
+    record_copies(database_url, *calls[:6], end)
+    gaps = [gap(each.kind, len(each.data)) for each in calls[:2]]
+    # It cannot know that the gap ends with a line, and lets go of the next one too.
+    record_copies(database_url, Copy(Kind.BEGIN, 0, 0, b""), *gaps, *calls[2:], end)
+    recorded = await recorded_in(database_url)
+    assert numbers_of(recorded) == [0, 1, 2, 3]
+    assert len(recorded.messages) == 1
 
 
 # The one that hands over
 
 
 READER = """
-import os, sys
+import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from server.relay.copies import Kind, pack_copy, read_copies
 from server.relay.kept import Kept
@@ -288,11 +328,18 @@ for copy in read_copies(sys.stdin.buffer):
         notebook.write(Told.NOTE, b"a note")
     if copy.data == b"die":
         os.kill(os.getpid(), 9)
+    if copy.data == b"nonsense" and not os.path.exists("once"):
+        open("once", "w").close()
+        os.write(1, bytes([255]) + bytes(12))
+        signal.pause()
     if copy.data == b"once" and not os.path.exists("once"):
         open("once", "w").close()
         os._exit(4)
     if copy.kind is Kind.END:
         notebook.write(Told.FINISHED)
+        if os.path.exists("stay"):
+            notebook.close()
+            signal.pause()
         os._exit(0)
 """
 
@@ -412,3 +459,45 @@ def test_a_process_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None
     assert said == [
         "nothing is recorded: Too many open files; another is started, and given what may not be recorded yet"
     ]
+
+
+def test_a_process_that_tells_what_cannot_be_understood_is_followed_by_another(tmp_path: Path) -> None:
+    readers = Readers(tmp_path)
+    _, said = hand_over(readers, b"a", b"nonsense", b"b")
+    assert readers.read(1) == [BEGIN, *map(to_server, [b"a", b"nonsense", b"b"]), END]
+    assert said == [f"{ENDED}, and given what may not be recorded yet"]
+    assert readers.processes[0].poll() == -signal.SIGKILL
+
+
+@linux
+def test_a_process_whose_pipe_takes_nothing_is_followed_by_another(tmp_path: Path) -> None:
+    readers, refusals = Readers(tmp_path), iter(["/dev/full"])
+
+    def start() -> Started:
+        started = readers.start()
+        for each in refusals:
+            full = os.open(each, os.O_WRONLY)
+            os.dup2(full, started.stdin)
+            os.close(full)
+            os.kill(started.process.pid, signal.SIGSTOP)
+        return started
+
+    said = list[str]()
+    handover = Handover(Copies(), start, said.append, (0.0,) * 4)
+    handover.add(Kind.TO_SERVER, b"a")
+    handover.end()
+    assert handover.finish(WAIT_SECONDS)
+    assert readers.read(1) == [BEGIN, to_server(b"a"), END]
+    assert said == [f"{ENDED}, and given what may not be recorded yet"]
+
+
+def test_what_passes_after_the_end_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "stay").touch()
+    readers = Readers(tmp_path)
+    handover = Handover(Copies(), readers.start, print, (0.0,) * 4)
+    handover.end()
+    # More than a pipe holds, and nobody reads any more.
+    handover.add(Kind.TO_SERVER, b"x" * 2_000_000)
+    assert handover.finish(WAIT_SECONDS)
+    readers.processes[0].kill()
+    assert readers.read(0) == [BEGIN, END]
