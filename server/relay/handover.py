@@ -27,7 +27,8 @@ PAUSES = (0.1, 0.5, 2.0, 10.0, 60.0)
 
 _LIVED = 60.0
 _MOMENT = 0.1
-_PIPE_BYTES = 1_048_576
+_PIPE_BYTES = 262_144
+"""More would use up what one user's pipes may hold: 64 MiB, after which every new one is small."""
 
 
 class Started(NamedTuple):
