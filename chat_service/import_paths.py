@@ -56,7 +56,7 @@ class Importer:
         self._seen: dict[Path, tuple[int, int]] = {}
 
     async def import_all(self, progress: Progress = _no_progress) -> Report:
-        """Import every file, index what is stored, and say what became of them; `progress` hears bytes, done and all."""
+        """Import and index every file, and say what became of them; `progress` hears bytes done and in all."""
         report = await self._import(self._files(), progress)
         # Where that cannot be, a search does it, and says how far it came.
         with suppress(Unavailable):
