@@ -171,6 +171,8 @@ class _Pages:
             tags=_TAGS,
             attributes={"a": {"href", "title"}, "ol": {"start"}},
             url_schemes={"http", "https", "mailto"},
+            # In a page on somebody's disk these are that disk's files.
+            url_relative="deny",
             link_rel="noopener noreferrer nofollow",
         )
 

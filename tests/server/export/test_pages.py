@@ -148,6 +148,14 @@ async def test_a_page_runs_nothing_of_what_was_said(service: ChatService, user_i
     assert "49" not in reading.text.replace(str(session_id), "").split("created")[0]
 
 
+@pytest.mark.parametrize("link", ["[x]: javascript:alert(1)\n\n[x]:0", "[x](notes.html)", "[x](//host/path)", "[x](#top)"])
+def test_a_page_links_to_no_file_beside_it(link: str) -> None:
+    from server.export.html import _Pages
+
+    entry: Any = {"seq": 1, "kind": "message", "message_type": "user", "message_metadata": None, "parts": None}
+    assert "href" not in _Pages().entry(entry | {"content": link, "created_at": "2026-01-01T00:00:00.000000Z"}, {})
+
+
 def test_a_page_runs_nothing_whatever_was_said() -> None:
     from server.export.html import _Pages
 
