@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from chat_service.service import ChatService
 from models.database import Database
@@ -14,11 +15,15 @@ from models.ids import UserId
 from models.inputs import NewUser
 from models.sqlite import choose_library
 from models.sqlite_file import prepare
+from tests.reliability.scale import is_large
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach the processes that tests start, also where the tests run in the background of a shell."""
+    """Let Ctrl-C reach the processes that tests start, also in the background of a shell, and draw the same examples."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The same code passes or fails each time; what is drawn anew each time is for endurance.
+    settings.register_profile("suite", derandomize=not is_large())
+    settings.load_profile("suite")
 
 
 @pytest.fixture
