@@ -19,7 +19,7 @@ from tests.reliability.scale import is_large
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach the processes that tests start, also in the background of a shell, and draw the same examples."""
+    """Let Ctrl-C reach what tests start, also in the background of a shell, and draw the same examples each time."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # The same code passes or fails each time; what is drawn anew each time is for endurance.
     settings.register_profile("suite", derandomize=not is_large())
